@@ -1,0 +1,40 @@
+"""The contract every sequence mixer keeps: one set of weights, two equal ways to run them."""
+
+from abc import ABC, abstractmethod
+
+from torch import nn
+
+from tsseq.array_typing import Float, State, Tensor
+
+
+class SequenceMixer(nn.Module, ABC):
+    """Mixes information along time: `forward` in parallel, `step` one position at a time.
+
+    `width` is the first constructor argument; all others are keyword-only and have defaults, so that any
+    mixer can be built from its registry name alone. A state is a value: `init_state` makes it, `forward` and
+    `step` take one and return the next, and nothing is ever changed in place. Feeding a sequence in two
+    pieces, with the state of the first handed to the second, gives the result of feeding it whole.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        if width < 1:
+            raise ValueError(f"width must be at least 1, got {width}")
+        self.width = width
+
+    @abstractmethod
+    def init_state(self, batch_size: int) -> State:
+        """The state before the first position: float32 tensors, batch axis first."""
+
+    @abstractmethod
+    def forward(
+        self, x: Float[Tensor, "batch time width"], state: State | None = None
+    ) -> tuple[Float[Tensor, "batch time width"], State]:
+        """Mix a whole sequence; `state=None` means `init_state`. Returns the output and the last state."""
+
+    def step(
+        self, x_t: Float[Tensor, "batch width"], state: State
+    ) -> tuple[Float[Tensor, "batch width"], State]:
+        """Mix one position. Equal to `forward` at length one; overridden only for speed."""
+        y, state = self(x_t[:, None], state)
+        return y[:, 0], state
