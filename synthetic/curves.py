@@ -1,0 +1,74 @@
+"""Smooth paths, periodic tables and piecewise-constant segments: the shapes that priors are composed of."""
+
+import torch
+from torch import Generator, Tensor
+
+from tsseq.array_typing import Float, Int
+from tsseq.synthetic.draws import normal, uniform
+
+
+def time_steps(generator: Generator, length: int) -> Float[Tensor, " time"]:
+    """0, 1, …, length - 1 in float32."""
+    return torch.arange(length, device=generator.device, dtype=torch.float32)
+
+
+def spline(
+    knots: Float[Tensor, "batch knot"], position: Float[Tensor, "batch time"]
+) -> Float[Tensor, "batch time"]:
+    """Uniform cubic B-spline; `position` counts knots from 0 to at most knot - 4."""
+    index = position.long().clamp_(0, knots.shape[-1] - 4)
+    u = position - index
+    v = 1 - u
+    out = knots.gather(-1, index) * (v * v * v)
+    out.addcmul_(knots.gather(-1, index + 1), 4 + u * u * (3 * u - 6))
+    out.addcmul_(knots.gather(-1, index + 2), 4 + v * v * (3 * v - 6))
+    return out.addcmul_(knots.gather(-1, index + 3), u * u * u).div_(6)
+
+
+def smooth_path(
+    generator: Generator, spacing: Float[Tensor, "batch one"], length: int, finest: float = 16.0
+) -> Float[Tensor, "batch time"]:
+    """A zero-mean Gaussian path of about unit variance with one free knot every `spacing` steps.
+
+    `spacing` is raised to `finest` steps, which bounds the number of knots.
+    """
+    knots = normal(generator, (spacing.shape[0], int(length / finest) + 6)).mul_(1.44)  # B-spline shrinks variance
+    position = time_steps(generator, length) / spacing.clamp(min=finest)
+    return spline(knots, position + uniform(generator, (spacing.shape[0], 1)))
+
+
+def lookup(table: Float[Tensor, "batch slot"], phase: Float[Tensor, "batch time"]) -> Float[Tensor, "batch time"]:
+    """Evaluate periodic tables at a phase in cycles, linear between slots."""
+    slots = table.shape[-1]
+    position = (phase - phase.floor()).mul_(slots)
+    index = position.long().clamp_(max=slots - 1)
+    wrapped = torch.nn.functional.pad(table, (0, 1))
+    wrapped[:, -1] = table[:, 0]
+    left = wrapped.gather(-1, index)
+    return torch.lerp(left, wrapped.gather(-1, index + 1), position - index)
+
+
+def held(table: Float[Tensor, "batch slot"], phase: Float[Tensor, "batch time"]) -> Float[Tensor, "batch time"]:
+    """Evaluate periodic tables at a phase in cycles, constant within a slot."""
+    slots = table.shape[-1]
+    index = (phase - phase.floor()).mul_(slots).long().clamp_(max=slots - 1)
+    return table.gather(-1, index)
+
+
+def segments(
+    generator: Generator, dwell: Float[Tensor, "batch segment"], length: int
+) -> Int[Tensor, "batch time"]:
+    """Number of the segment each step falls in, for segments of exponential duration with means `dwell` steps.
+
+    The last segment lasts for ever.
+    """
+    durations = torch.empty_like(dwell).exponential_(generator=generator).mul_(dwell)
+    edges = durations[:, :-1].cumsum(-1).contiguous()
+    time = time_steps(generator, length).expand(dwell.shape[0], length).contiguous()
+    return torch.searchsorted(edges, time, right=True)
+
+
+def standardise(x: Float[Tensor, "*batch time"]) -> Float[Tensor, "*batch time"]:
+    """Zero mean and unit standard deviation over time; constant series become zero."""
+    centred = x - x.mean(-1, keepdim=True)
+    return centred / centred.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-6)

@@ -1,0 +1,110 @@
+"""Gaussian processes with random compositions of kernels, drawn exactly by circulant embedding.
+
+KernelSynth's grammar (Chronos, Ansari et al. 2024) at the price of one FFT: a sum of stationary kernels adds
+their autocovariances, a product multiplies them (Dietrich and Newsam, 1997).
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from tsseq.array_typing import Float
+from tsseq.synthetic.base import Prior
+from tsseq.synthetic.curves import time_steps
+from tsseq.synthetic.draws import chance, choice, log_uniform, pick, uniform
+
+PERIODS = (4, 6, 7, 12, 14, 24, 26, 30, 48, 52, 60, 96, 144, 168, 288, 336, 365.25, 672, 1008, 1440, 2016)
+
+
+def squared_exponential(lag: Tensor, lengthscale: Tensor | float) -> Tensor:
+    """Infinitely smooth."""
+    return torch.exp(-0.5 * (lag / lengthscale).square())
+
+
+def matern(lag: Tensor, lengthscale: Tensor | float, order: Tensor | int) -> Tensor:
+    """Matérn with smoothness order + 1/2, order 0 (Ornstein–Uhlenbeck), 1 or 2."""
+    smoothness = 2 * torch.as_tensor(order, device=lag.device) + 1
+    r = lag / lengthscale * smoothness.sqrt()
+    polynomial = 1 + (smoothness > 1) * r + (smoothness > 3) * r.square() / 3
+    return polynomial * torch.exp(-r)
+
+
+def rational_quadratic(lag: Tensor, lengthscale: Tensor | float, alpha: Tensor | float) -> Tensor:
+    """A scale mixture of squared exponentials: variation at many scales."""
+    return (1 + (lag / lengthscale).square() / (2 * alpha)).pow(-alpha)
+
+
+def periodic(lag: Tensor, period: Tensor | float, lengthscale: Tensor | float) -> Tensor:
+    """MacKay's kernel: exactly periodic functions, `lengthscale` relative to the cycle."""
+    return torch.exp(-2 * (torch.sin(math.pi * lag / period) / lengthscale).square())
+
+
+def stationary_pair(
+    generator: Generator, autocovariance: Float[Tensor, "batch lag"]
+) -> tuple[Float[Tensor, "batch time"], Float[Tensor, "batch time"]]:
+    """Two independent draws with the given autocovariance at lags 0, …, time.
+
+    Negative eigenvalues of the embedding are set to zero and the variance is restored.
+    """
+    length = autocovariance.shape[-1] - 1
+    spectrum = torch.fft.hfft(autocovariance, n=2 * length).clamp_(min=0)
+    spectrum *= (2 * length * autocovariance[:, :1]) / spectrum.sum(-1, keepdim=True).clamp(min=1e-30)
+    white = torch.randn((2, *spectrum.shape), generator=generator, device=generator.device)
+    draws = torch.fft.fft(torch.complex(white[0], white[1]) * spectrum.sqrt(), norm="ortho")
+    return draws.real[:, :length], draws.imag[:, :length]
+
+
+@dataclass(frozen=True)
+class GaussianProcess(Prior):
+    """Up to `max_kernels` kernels joined from left to right by + or ×, then a linear kernel or a changed point.
+
+    Periods are calendar ones for a share `calendar` of the periodic kernels, otherwise log-uniform.
+    """
+
+    max_kernels: int = 4
+    calendar: float = 0.6
+    linear: float = 0.25
+    change_point: float = 0.1
+
+    def sample(self, generator: Generator, batch_size: int, length: int) -> Float[Tensor, "batch time"]:
+        lag = torch.arange(length + 1, device=generator.device, dtype=torch.float32)
+        first, second = stationary_pair(generator, self.autocovariance(generator, batch_size, lag))
+        time = time_steps(generator, length) / length
+        slope = uniform(generator, (batch_size, 1), 0.3, 4.0) * chance(generator, (batch_size, 1), self.linear)
+        linear = first + slope * (time - uniform(generator, (batch_size, 1))) * second
+        centre, width = uniform(generator, (batch_size, 1)), log_uniform(generator, (batch_size, 1), 1e-3, 0.1)
+        blend = torch.sigmoid((time - centre) / width)
+        changed = torch.lerp(first, second * log_uniform(generator, (batch_size, 1), 0.3, 3.0), blend)
+        return torch.where(chance(generator, (batch_size, 1), self.change_point), changed, linear)
+
+    def autocovariance(
+        self, generator: Generator, batch_size: int, lag: Float[Tensor, " lag"]
+    ) -> Float[Tensor, "batch lag"]:
+        """A random kernel for every series, at the given lags in steps."""
+        count = choice(generator, (batch_size, 1), (0.25, 0.3, 0.25, 0.2)[: self.max_kernels]) + 1
+        total = self._kernel(generator, batch_size, lag)
+        for position in range(1, self.max_kernels):
+            kernel = self._kernel(generator, batch_size, lag)
+            scale = log_uniform(generator, (batch_size, 1), 0.1, 1.5)
+            joined = torch.where(chance(generator, (batch_size, 1), 0.5), total + scale * kernel, total * kernel)
+            total = torch.where(position < count, joined, total)
+        nugget = log_uniform(generator, (batch_size, 1), 1e-6, 0.3) * total[:, :1]
+        return torch.cat([total[:, :1] + nugget, total[:, 1:]], dim=-1)
+
+    def _kernel(self, generator: Generator, batch_size: int, lag: Tensor) -> Tensor:
+        """Matérn .3, squared exponential .15, rational quadratic .1, periodic .45."""
+        shape, length = (batch_size, 1), lag.shape[-1] - 1
+        kind = choice(generator, shape, (0.3, 0.15, 0.1, 0.45))
+        lengthscale = log_uniform(generator, shape, 2.0, max(length / 2.0, 4.0))
+        r = lag / lengthscale
+        order = choice(generator, shape, (0.4, 0.3, 0.3))
+        smooth = torch.where(kind == 1, torch.exp(-0.5 * r.square()), matern(lag, lengthscale, order))
+        alpha = log_uniform(generator, shape, 0.1, 10.0)
+        smooth = torch.where(kind == 2, (1 + r.square() / (2 * alpha)).pow(-alpha), smooth)
+        free = log_uniform(generator, shape, 3.0, max(length / 3.0, 6.0))
+        calendar = pick(generator, shape, PERIODS)
+        period = torch.where(chance(generator, shape, self.calendar), calendar, free)
+        cyclic = periodic(lag, period, log_uniform(generator, shape, 0.15, 1.5))
+        return torch.where(kind == 3, cyclic, smooth)

@@ -1,0 +1,131 @@
+"""Several priors in every batch, in known shares, at several sampling rates, then edited."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Generator, Tensor
+
+from tsseq.array_typing import Float, Int
+from tsseq.synthetic import augment
+from tsseq.synthetic.base import Prior
+from tsseq.synthetic.draws import host_generator
+
+Edit = Callable[[Generator, Tensor], Tensor]
+
+ONLINE: tuple[Edit, ...] = (
+    augment.mix,
+    augment.modulate,
+    augment.bend,
+    augment.warp,
+    augment.splice,
+    augment.flip,
+    augment.observe,
+    augment.spike,
+    augment.outage,
+    augment.hold,
+    augment.censor,
+    augment.quantise,
+)
+"""In the order of nature: what the process does, then what the sensor does to it."""
+
+COARSER = (2, 3, 4, 5, 6, 8, 10, 12, 15, 24, 30, 48)
+COARSER_WEIGHTS = tuple(1 / factor for factor in COARSER)
+
+
+@dataclass(frozen=True)
+class Mixture(Prior):
+    """Draws `weights[name]` of every batch from each prior, shuffled.
+
+    Counts are stratified: they differ from batch size × weight by less than one, without bias, so a rare family
+    gets its share over many batches. In every call a share of rows, `coarser / factor`, is drawn `factor`
+    times longer and brought back by block mean, sum, maximum or point sampling.
+
+    Attributes:
+        weights: relative share of each name in PRIORS.
+        priors: the prior behind each name; default, the one in PRIORS.
+        edits: augmentations applied in order to the shuffled batch.
+        coarser: bounds the extra points drawn for coarser sampling rates, relative to the batch.
+        delivered: series delivered so far by family, counted by `sample`.
+    """
+
+    weights: Mapping[str, float] = field(default_factory=dict)
+    priors: Mapping[str, Prior] = field(default_factory=dict)
+    edits: tuple[Edit, ...] = ()
+    coarser: float = 0.0
+    delivered: Counter[str] = field(default_factory=Counter, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.weights or min(self.weights.values()) < 0 or sum(self.weights.values()) <= 0:
+            raise ValueError(f"expected weights >= 0 with a positive sum, got {dict(self.weights)}")
+        if set(self.weights) != set(self.priors):
+            raise ValueError(f"expected one prior per weight, got {sorted(self.priors)} for {sorted(self.weights)}")
+
+    def sample(self, generator: Generator, batch_size: int, length: int) -> Float[Tensor, "batch time"]:
+        return self.sample_labelled(generator, batch_size, length)[0]
+
+    def sample_labelled(
+        self, generator: Generator, batch_size: int, length: int
+    ) -> tuple[Float[Tensor, "batch time"], Int[Tensor, " batch"]]:
+        """A batch, and for every series the position of its family in `weights`."""
+        host = host_generator(generator)
+        pick = int(torch.multinomial(torch.tensor(COARSER_WEIGHTS), 1, generator=host))
+        factor, how = COARSER[pick], list(augment.RATES)[int(torch.randint(0, 4, (1,), generator=host))]
+        slow = int(self.coarser * batch_size / factor + float(torch.rand((), generator=host)))
+        drawn = self._draw(generator, host, batch_size - slow, length)
+        if slow:
+            fine, labels = self._draw(generator, host, slow, length * factor)
+            drawn = (torch.cat([drawn[0], augment.decimate(fine, factor, how)]), torch.cat([drawn[1], labels]))
+        order = torch.randperm(batch_size, generator=generator, device=generator.device)
+        x = drawn[0][order]
+        for edit in self.edits:
+            x = edit(generator, x)
+        return x, drawn[1][order]
+
+    def shares(self) -> dict[str, float]:
+        """Share of each family among all series delivered by this object so far."""
+        total = max(sum(self.delivered.values()), 1)
+        return {name: self.delivered[name] / total for name in self.weights}
+
+    def counts(self, host: Generator, batch_size: int) -> list[int]:
+        """Series of each family in one batch: systematic sampling of the cumulated weights."""
+        weights = torch.tensor(list(self.weights.values()), dtype=torch.float64)
+        edges = (weights.cumsum(0) / weights.sum() * batch_size + torch.rand((), generator=host)).floor()
+        edges[-1] = batch_size
+        return edges.diff(prepend=torch.zeros(1, dtype=torch.float64)).long().tolist()
+
+    def _draw(self, generator: Generator, host: Generator, batch_size: int, length: int) -> tuple[Tensor, Tensor]:
+        parts, labels = [], []
+        for label, (name, count) in enumerate(zip(self.weights, self.counts(host, batch_size), strict=True)):
+            if count == 0:
+                continue
+            parts.append(self.priors[name].sample(generator, count, length))
+            labels.append(torch.full((count,), label, device=generator.device))
+            self.delivered[name] += count
+        if not parts:
+            empty = torch.empty((0, length), device=generator.device)
+            return empty, torch.empty(0, dtype=torch.int64, device=generator.device)
+        return torch.cat(parts), torch.cat(labels)
+
+
+def preset(name: str) -> Mixture:
+    """A mixture by name. Raises ValueError for an unknown one."""
+    if name not in PRESETS:
+        raise ValueError(f"expected a mixture among {', '.join(PRESETS)}, got {name!r}")
+    return PRESETS[name]()
+
+
+def _from_registry(weights: Mapping[str, float], edits: tuple[Edit, ...], coarser: float) -> Mixture:
+    from tsseq.synthetic import PRIORS
+
+    return Mixture(weights, {key: PRIORS[key]() for key in weights}, edits, coarser)
+
+
+def tsseq() -> Mixture:
+    """Our best: what ships in the base checkpoint was trained on it."""
+    weights = {"seasonal_trend": 0.35, "gaussian_process": 0.25, "sde": 0.2, "ets": 0.2}
+    return _from_registry(weights, ONLINE, coarser=0.3)
+
+
+PRESETS = {"tsseq": tsseq}

@@ -1,0 +1,56 @@
+"""Linear recursions over time without a loop over time."""
+
+import torch
+from torch import Tensor
+
+from tsseq.array_typing import Float
+
+
+def linear_scan(decay: Float[Tensor, "*batch time"], drive: Float[Tensor, "*batch time"]) -> Tensor:
+    """h_t = decay_t h_{t-1} + drive_t with h_{-1} = 0, by odd-even reduction: O(time) work, O(log time) calls.
+
+    Real or complex; stable for |decay| <= 1 since it never divides.
+    """
+    length = decay.shape[-1]
+    if length == 1:
+        return drive
+    even = length - length % 2
+    decay_0, decay_1 = decay[..., 0:even:2], decay[..., 1:even:2]
+    drive_0, drive_1 = drive[..., 0:even:2], drive[..., 1:even:2]
+    odd = linear_scan(decay_0 * decay_1, torch.addcmul(drive_1, decay_1, drive_0))
+    out = torch.empty_like(drive)
+    out[..., 1:even:2] = odd
+    out[..., 0] = drive[..., 0]
+    if length > 2:
+        out[..., 2::2] = torch.addcmul(drive[..., 2::2], decay[..., 2::2], odd[..., : (length - 1) // 2])
+    return out
+
+
+def seasonal_cumsum(x: Float[Tensor, "batch time"], period: Tensor) -> Float[Tensor, "batch time"]:
+    """y_t = x_t + y_{t-m} with a whole period m of its own for every series (batch × 1, int64, m >= 2)."""
+    length = x.shape[-1]
+    time = torch.arange(length, device=x.device)
+    shift, reach = period, 2
+    while reach < 2 * length:
+        source = time - shift
+        x = x + torch.where(source >= 0, x.gather(-1, source.clamp(min=0)), 0.0)
+        shift, reach = shift * 2, reach * 2
+    return x
+
+
+def delay(x: Float[Tensor, "*batch time"], steps: int = 1) -> Float[Tensor, "*batch time"]:
+    """x shifted `steps` into the future, zeros before it."""
+    return torch.nn.functional.pad(x, (steps, 0))[..., : x.shape[-1]]
+
+
+def filtered(
+    noise: Float[Tensor, "batch time"], response: Float[Tensor, "batch frequency"]
+) -> Float[Tensor, "batch time"]:
+    """`noise` through a causal filter given by its (complex) response on the rfft grid of twice its length."""
+    length = noise.shape[-1]
+    return torch.fft.irfft(torch.fft.rfft(noise, n=2 * length) * response, n=2 * length)[..., :length]
+
+
+def angular_frequencies(length: int, device: torch.device) -> Tensor:
+    """The grid `filtered` works on: radians per step, from 0 to pi."""
+    return torch.linspace(0, torch.pi, length + 1, device=device)

@@ -1,0 +1,84 @@
+"""Ornstein–Uhlenbeck processes whose speed, mean and volatility switch with a hidden regime."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from tsseq.array_typing import Float
+from tsseq.synthetic.base import Prior
+from tsseq.synthetic.curves import lookup, segments, smooth_path, time_steps
+from tsseq.synthetic.draws import chance, log_uniform, normal, pick, uniform
+from tsseq.synthetic.gaussian_process import PERIODS
+from tsseq.synthetic.noise import fractional_response, innovations
+from tsseq.synthetic.profiles import random_profiles
+from tsseq.synthetic.scan import filtered, linear_scan
+
+
+def ornstein_uhlenbeck(
+    relaxation: Float[Tensor, "batch time"],
+    mean: Float[Tensor, "batch time"],
+    volatility: Float[Tensor, "batch time"],
+    shocks: Float[Tensor, "batch time"],
+) -> Float[Tensor, "batch time"]:
+    """The exact one-step law: relaxation time in steps, stationary standard deviation `volatility`."""
+    decay = torch.exp(-1 / relaxation)
+    drive = (1 - decay) * mean + volatility * (1 - decay.square()).sqrt() * shocks
+    drive[:, 0] = mean[:, 0] + volatility[:, 0] * shocks[:, 0]
+    return linear_scan(decay, drive)
+
+
+@dataclass(frozen=True)
+class SDE(Prior):
+    """Regimes of exponential duration alternate between two parameter sets, or for a third of the series are new each time.
+
+    Mean and volatility may also follow smooth trends and seasons; shocks may be heavy-tailed or fractional; a few
+    series jump.
+    """
+
+    max_segments: int = 48
+    switching: float = 0.5
+    recurring: float = 0.67
+    seasonal: float = 0.5
+
+    def sample(self, generator: Generator, batch_size: int, length: int) -> Float[Tensor, "batch time"]:
+        shape = (batch_size, 1)
+        regime = self._regimes(generator, batch_size, length)
+        relaxation = self._per_regime(log_uniform, generator, batch_size, 2.0, 1500.0).gather(-1, regime)
+        volatility = self._per_regime(log_uniform, generator, batch_size, 0.2, 1.5).gather(-1, regime)
+        mean = self._per_regime(uniform, generator, batch_size, -2.5, 2.5).gather(-1, regime)
+        mean = mean + self._trend(generator, batch_size, length) + self._season(generator, batch_size, length)
+        varied = chance(generator, shape, 0.4) * uniform(generator, shape, 0.2, 1.0)
+        spacing = log_uniform(generator, shape, 16.0, 2000.0)
+        volatility = volatility * torch.exp(varied * smooth_path(generator, spacing, length))
+        return ornstein_uhlenbeck(relaxation, mean, volatility, self._shocks(generator, batch_size, length))
+
+    def _regimes(self, generator: Generator, batch_size: int, length: int) -> Tensor:
+        """Index of the parameter set in force at each step."""
+        dwell = log_uniform(generator, (batch_size, 2), 15.0, 2000.0).repeat(1, self.max_segments // 2)
+        index = segments(generator, dwell, length)
+        index = torch.where(chance(generator, (batch_size, 1), self.recurring), index % 2, index)
+        return index * chance(generator, (batch_size, 1), self.switching)
+
+    def _per_regime(self, law, generator: Generator, batch_size: int, low: float, high: float) -> Tensor:  # type: ignore[no-untyped-def]
+        return law(generator, (batch_size, self.max_segments), low, high)
+
+    def _trend(self, generator: Generator, batch_size: int, length: int) -> Tensor:
+        scale = log_uniform(generator, (batch_size, 1), 0.1, 4.0) * chance(generator, (batch_size, 1), 0.5)
+        return scale * smooth_path(generator, log_uniform(generator, (batch_size, 1), 64.0, 4096.0), length)
+
+    def _season(self, generator: Generator, batch_size: int, length: int) -> Tensor:
+        shape = (batch_size, 1)
+        period = pick(generator, shape, PERIODS)
+        scale = log_uniform(generator, shape, 0.3, 4.0) * chance(generator, shape, self.seasonal)
+        phase = time_steps(generator, length) / period + uniform(generator, shape)
+        return scale * lookup(random_profiles(generator, batch_size, 96), phase)
+
+    def _shocks(self, generator: Generator, batch_size: int, length: int) -> Tensor:
+        shape = (batch_size, 1)
+        shocks = innovations(generator, batch_size, length, heavy=0.2)
+        memory = uniform(generator, shape, -0.3, 0.45) * chance(generator, shape, 0.2)
+        shocks = filtered(shocks, fractional_response(memory, length))
+        jumping = chance(generator, (batch_size, length), log_uniform(generator, shape, 3e-4, 0.01))
+        size = log_uniform(generator, shape, 3.0, 15.0) * chance(generator, shape, 0.15)
+        return shocks + jumping * size * normal(generator, (batch_size, length))
