@@ -19,19 +19,19 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Bool, Float, Inexact, Int
 else:
     try:
-        from jaxtyping import Bool, Float, Int
+        from jaxtyping import Bool, Float, Inexact, Int
     except ModuleNotFoundError:
 
         class _Unchecked:
             def __class_getitem__(cls, item: Any) -> Any:
                 return item[0]
 
-        Bool = Float = Int = _Unchecked
+        Bool = Float = Inexact = Int = _Unchecked
 
 State: TypeAlias = tuple[Tensor, ...]
 """What a recurrent layer remembers: an immutable tuple of float32 tensors, batch axis first."""
 
-__all__ = ["Bool", "Float", "Int", "State", "Tensor"]
+__all__ = ["Bool", "Float", "Inexact", "Int", "State", "Tensor"]

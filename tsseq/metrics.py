@@ -115,7 +115,9 @@ def mase(label: ArrayLike, forecast: ArrayLike, seasonal_errors: ArrayLike) -> f
     return float((np.abs(y - f)[defined] / unit[defined]).mean()) if defined.any() else float("nan")
 
 
-def weighted_quantile_loss(label: ArrayLike, quantiles: ArrayLike, levels: Sequence[float] = DECILES) -> float:
+def weighted_quantile_loss(
+    label: ArrayLike, quantiles: ArrayLike, levels: Sequence[float] = DECILES
+) -> float:
     """Twice the pinball loss over the sum of absolute labels, averaged over levels: GIFT-Eval's CRPS.
 
     `label` is window × horizon and `quantiles` window × horizon × quantile.

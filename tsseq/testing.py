@@ -11,6 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Generator, Tensor
 
+from tsseq.array_typing import State
+from tsseq.forecaster import Forecaster
+from tsseq.mixers.base import SequenceMixer
+from tsseq.scaler import Scale, fit_scale
+
 if TYPE_CHECKING:
     from tsseq.kernels import Op
 
@@ -53,10 +58,14 @@ def _check_case(op: "Op", case: str, inputs: dict[str, Tensor]) -> None:
             for i, x in enumerate(plain):
                 found[f"result {i} without gradients"] = x
                 exact[f"result {i} without gradients"] = exact[f"result {i}"]
-            assert found.keys() == exact.keys(), f"{form}, {case}: {sorted(exact)} expected, {sorted(found)} got"
+            assert found.keys() == exact.keys(), (
+                f"{form}, {case}: {sorted(exact)} expected, {sorted(found)} got"
+            )
             for name, x in exact.items():
                 error = relative_error(found[name], x)
-                assert error <= tolerance, f"{form}, {case}, {dtype}: {name} differs by {error:.2g} of its maximum"
+                assert error <= tolerance, (
+                    f"{form}, {case}, {dtype}: {name} differs by {error:.2g} of its maximum"
+                )
 
 
 def _run(
@@ -92,7 +101,10 @@ def _check_gradients_of_reference(op: "Op", case: str, inputs: dict[str, Tensor]
 @contextmanager
 def uninitialised_memory_is_nan() -> Iterator[None]:
     """Fill every allocation that is left uninitialised with NaN, so that an element nobody wrote shows."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
     fill = torch.utils.deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = True
@@ -126,7 +138,9 @@ def _strided(x: Tensor) -> Tensor:
 def _cast(inputs: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     """Detached copies in `dtype` (complex ones in the complex type of that precision)."""
     return {
-        name: x.detach().to(dtype.to_complex() if x.is_complex() else dtype, copy=True) if _is_inexact(x) else x
+        name: x.detach().to(dtype.to_complex() if x.is_complex() else dtype, copy=True)
+        if _is_inexact(x)
+        else x
         for name, x in inputs.items()
     }
 
@@ -139,3 +153,123 @@ def _leaves(result: Any) -> list[Tensor]:
     if isinstance(result, Tensor):
         return [result]
     return [leaf for part in result if part is not None for leaf in _leaves(part)]
+
+
+def check_mixer(build: Callable[[], SequenceMixer], *, batch: int = 3, length: int = 37) -> None:
+    """Raise AssertionError unless the mixer keeps the contract of `SequenceMixer`, in float64.
+
+    Stepping equals running in parallel, a split at any point equals the whole, the past never sees the future,
+    states are values (batch first, never changed in place), and every parameter receives a finite gradient.
+    """
+    mixer = build().double()
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(batch, length, mixer.width, generator=generator, dtype=torch.float64)
+    whole, last = mixer(x)
+    assert whole.shape == x.shape, f"expected output {tuple(x.shape)}, got {tuple(whole.shape)}"
+    start = mixer.init_state(batch)
+    assert all(leaf.shape[0] == batch for leaf in start), "a leaf of the state lacks the batch axis in front"
+    before = [leaf.clone() for leaf in start]
+    _close(mixer(x, start), (whole, last), "with init_state passed explicitly")
+    assert all(torch.equal(a, b) for a, b in zip(before, start, strict=True)), "forward changed its state"
+
+    state, outputs = start, []
+    for t in range(length):
+        y, state = mixer.step(x[:, t], state)
+        outputs.append(y)
+    _close((torch.stack(outputs, 1), state), (whole, last), "step by step")
+    for split in (1, length // 2, length - 1):
+        first, state = mixer(x[:, :split])
+        second, state = mixer(x[:, split:], state)
+        _close((torch.cat([first, second], 1), state), (whole, last), f"split at {split}")
+
+    changed = x.clone()
+    changed[:, length // 2 :] += 1.0
+    past = mixer(changed)[0][:, : length // 2]
+    _close((past, ()), (whole[:, : length // 2], ()), "with another future")
+
+    whole.square().sum().backward()
+    for name, parameter in mixer.named_parameters():
+        assert parameter.grad is not None, f"{name} receives no gradient"
+        assert parameter.grad.isfinite().all(), f"{name} receives a gradient that is not finite"
+
+
+def check_scaler(fit: Callable[[Tensor, Tensor], Scale]) -> None:
+    """Raise AssertionError unless the scale inverts exactly and follows affine maps, on well-behaved and on
+    hostile series: constant, all zero, mostly zero, huge, tiny, with outliers, with holes, all missing."""
+    for name, series in hostile_series().items():
+        values = series[None]
+        observed = ~values.isnan()
+        scale = fit(values, observed)
+        assert bool((scale.scale > 0).all()), f"{name}: scale must be positive, got {scale.scale.item()}"
+        scaled = scale.apply(values)
+        assert bool(scaled[observed].isfinite().all()), f"{name}: scaled values must be finite"
+        error = (scale.invert(scaled) - values).abs()[observed]
+        tolerance = 1e-9 * values.abs()[observed].amax() if observed.any() else 0.0
+        assert bool((error <= tolerance).all()), f"{name}: does not invert, error {error.max().item()}"
+        if values[observed].unique().numel() > 1:
+            moved = fit(3.0 * values - 7.0 * scale.scale, observed)
+            again = moved.apply(3.0 * values - 7.0 * scale.scale)
+            gap = (again - scaled)[observed].abs().max().item()
+            assert gap < 1e-6, f"{name}: scaled values change by {gap} under an affine map"
+
+
+def hostile_series(length: int = 300) -> dict[str, Tensor]:
+    """One float64 series of each kind that breaks scalers and forecasters."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(length, generator=generator, dtype=torch.float64)
+    rare = torch.where(torch.arange(length) % 20 == 7, noise.abs() + 1, 0.0)
+    holes = torch.where(torch.arange(length) % 10 < 9, torch.nan, noise)
+    spike = noise.clone()
+    spike[length // 2] = 1e7
+    return {
+        "normal": noise,
+        "constant": torch.full((length,), 5.25, dtype=torch.float64),
+        "zero": torch.zeros(length, dtype=torch.float64),
+        "5% non-zero": rare,
+        "1e9-sized": 1e9 + 1e3 * noise,
+        "1e-9-sized": 1e-9 * noise,
+        "1e30-sized": 1e30 * noise,
+        "one spike": spike,
+        "90% missing": holes,
+        "step": (torch.arange(length) > length - 5).double(),
+        "all missing": torch.full((length,), torch.nan, dtype=torch.float64),
+        "single point": noise[:1],
+    }
+
+
+def check_forecaster(model: Forecaster, *, tolerance: float = 1e-4) -> None:
+    """Raise AssertionError unless the forecaster keeps its promises on hostile series.
+
+    Finite rising quantiles of the right shape for any horizon; the same forecast alone, in a batch, and padded
+    with missing values in front; forecasts that follow affine maps of the history. `tolerance` is relative to
+    the spread of each series.
+    """
+    series = {name: x for name, x in hostile_series().items() if name != "all missing"}
+    together = model.forecast(list(series.values()), 40)
+    for row, (name, values) in enumerate(series.items()):
+        scale = fit_scale(values[None], ~values[None].isnan())
+        magnitude = float(values.nan_to_num().abs().max())
+        size = float(scale.scale) + 1e-12 * magnitude if magnitude else 1.0
+        for horizon in (1, 33, 100):
+            forecast = model.forecast(values, horizon)
+            shape = (1, horizon, len(forecast.levels))
+            assert forecast.quantiles.shape == shape, f"{name}: got shape {tuple(forecast.quantiles.shape)}"
+            assert bool(forecast.quantiles.isfinite().all()), f"{name}: quantiles are not finite"
+            assert bool((forecast.quantiles.diff(dim=-1) >= 0).all()), f"{name}: quantiles do not rise"
+        alone = model.forecast(values, 40).quantiles[0]
+        padded = model.forecast(torch.cat([torch.full((77,), torch.nan), values]), 40).quantiles[0]
+        moved = model.forecast(2.0 * values + 3.0 * size, 40).quantiles[0]
+        for label, other in (
+            ("in a batch", together.quantiles[row]),
+            ("padded", padded),
+            ("after an affine map", (moved - 3.0 * size) / 2.0),
+        ):
+            gap = float((other - alone).abs().max()) / size
+            assert gap < tolerance, f"{name}: the forecast {label} differs by {gap:.2e} of the series' spread"
+
+
+def _close(got: tuple[Tensor, State], expected: tuple[Tensor, State], what: str) -> None:
+    pairs = [(got[0], expected[0]), *zip(got[1], expected[1], strict=True)]
+    for a, b in pairs:
+        assert a.shape == b.shape, f"{what}: shape {tuple(a.shape)} where {tuple(b.shape)} was expected"
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9, msg=lambda text: f"{what}: {text}")

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 
+import torch
 from torch import nn
 
 from tsseq.array_typing import Float, State, Tensor
@@ -38,3 +39,12 @@ class SequenceMixer(nn.Module, ABC):
         """Mix one position. Equal to `forward` at length one; overridden only for speed."""
         y, state = self(x_t[:, None], state)
         return y[:, 0], state
+
+    def weave(self, state: State, below: State) -> State:
+        """The initial state of this layer, given its own and the final state of the layer below."""
+        return tuple(own + other for own, other in zip(state, below, strict=True))
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """`x` itself in float32 or float64, otherwise in float32: rates and recurrences need the digits."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

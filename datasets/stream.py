@@ -1,0 +1,99 @@
+"""Endless batches from a prior, each a function of (seed, rank, step) alone."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Generator
+from torch.utils.data import IterableDataset, get_worker_info
+
+from tsseq.datasets.tasks import TrainingBatch, masked_spans
+from tsseq.synthetic.base import Prior
+
+SHORT_PATCHES = 16
+
+
+def stream_seed(seed: int, rank: int, step: int) -> int:
+    """A 63-bit seed for one batch; different ranks and steps give unrelated ones (SplitMix64's finaliser)."""
+    mask = (1 << 64) - 1
+    x = (seed * 0x9E3779B97F4A7C15 + rank * 0xD1B54A32D192ED03 + step * 0x8CB92BA72F3D8DD7 + 1) & mask
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
+        x = ((x ^ (x >> shift)) * factor) & mask
+    return x >> 1
+
+
+@dataclass(frozen=True)
+class StreamConfig:
+    """`batch_size` series of `patches` × `patch_length` values a step, plus the patch that ends the last target.
+
+    A share `short` of the steps cuts the same series into many of 16 patches, each scaled by itself: low
+    frequencies come with short histories. `missing` is the share of series with holes.
+    """
+
+    batch_size: int = 256
+    patches: int = 128
+    patch_length: int = 32
+    short: float = 0.3
+    missing: float = 0.15
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.batch_size, self.patches, self.patch_length) < 1:
+            raise ValueError("batch_size, patches and patch_length must be at least 1")
+
+
+class PriorStream(IterableDataset[TrainingBatch]):
+    """Iterates over training batches from `first_step` on, drawn on `device`.
+
+    With several DataLoader workers each draws every n-th step, so that the batches and their order do not
+    depend on how many there are.
+    """
+
+    def __init__(
+        self, prior: Prior, config: StreamConfig, *, rank: int = 0, first_step: int = 0, device: str = "cpu"
+    ) -> None:
+        self.prior, self.config, self.rank, self.first_step, self.device = (
+            prior,
+            config,
+            rank,
+            first_step,
+            device,
+        )
+
+    def __iter__(self) -> Iterator[TrainingBatch]:
+        worker = get_worker_info()
+        step, stride = self.first_step, 1
+        if worker is not None:
+            step, stride = step + worker.id, worker.num_workers
+        while True:
+            yield self.batch(step)
+            step += stride
+
+    def batch(self, step: int) -> TrainingBatch:
+        """The batch of one step, the same in every process."""
+        config = self.config
+        generator = Generator(self.device).manual_seed(stream_seed(config.seed, self.rank, step))
+        length = (config.patches + 1) * config.patch_length
+        values = self.prior.sample(generator, config.batch_size, length)
+        # The choice of shape must not wait for the device, so it comes from a generator on the host.
+        choice = Generator().manual_seed(stream_seed(config.seed, self.rank, step))
+        if torch.rand((), generator=choice) < config.short and config.patches > SHORT_PATCHES:
+            window = (SHORT_PATCHES + 1) * config.patch_length
+            values = values[:, : length // window * window].reshape(-1, window)
+        values = _punch_holes(generator, values, config.missing)
+        return masked_spans(generator, values, config.patch_length)
+
+
+def _punch_holes(generator: Generator, values: torch.Tensor, share: float) -> torch.Tensor:
+    """Single values and blocks go missing in a `share` of the series, few in most and many in some."""
+    batch, length = values.shape
+
+    def uniform(*shape: int) -> torch.Tensor:
+        return torch.rand(shape, generator=generator, device=values.device)
+
+    chosen = uniform(batch, 1) < share
+    scattered = uniform(batch, length) < 0.5 * uniform(batch, 1) ** 4
+    start, span = uniform(batch, 1) * length, uniform(batch, 1) ** 3 * length / 3
+    time = torch.arange(length, device=values.device)
+    block = (time >= start) & (time < start + span) & (uniform(batch, 1) < 0.3)
+    return values.masked_fill(chosen & (scattered | block), torch.nan)

@@ -1,0 +1,120 @@
+"""One file is one model: weights as safetensors, the configuration as JSON in its header. Nothing is unpickled."""
+
+import json
+import os
+import struct
+from pathlib import Path
+
+import safetensors.torch
+import torch
+
+from tsseq.forecaster import Forecaster, ForecasterConfig
+
+BUNDLED = Path(__file__).parent / "checkpoints"
+FILE_NAME = "model.safetensors"
+FORMAT = "tsseq-forecaster-1"
+
+
+def bundled_names() -> list[str]:
+    """Names of the checkpoints that ship inside the package."""
+    return sorted(path.stem for path in BUNDLED.glob("*.safetensors"))
+
+
+def load(name_or_path: str | Path = "base") -> Forecaster:
+    """Load a forecaster: a bundled name, a .safetensors file, a folder holding model.safetensors, or, with the
+    extra `hub`, a repository "user/name" on the Hugging Face hub. A path never touches the network.
+
+    Raises ValueError where no such checkpoint exists or the file is not one of ours.
+    """
+    path = _find(name_or_path)
+    config = read_config(path)
+    model = Forecaster(config)
+    try:
+        weights = safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
+    try:
+        model.load_state_dict({name: weight.float() for name, weight in weights.items()})
+    except RuntimeError as error:
+        raise ValueError(f"the weights in {path} do not fit its configuration: {error}") from error
+    return model.eval()
+
+
+def read_config(path: Path) -> ForecasterConfig:
+    """The configuration in the header of a checkpoint, without reading its weights."""
+    metadata = _header(path).get("__metadata__", {})
+    if metadata.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} is not a tsseq forecaster: expected format {FORMAT} in its header, "
+            f"got {metadata.get('format', 'none')}"
+        )
+    return ForecasterConfig.from_dict(json.loads(metadata["config"]))
+
+
+def save(model: Forecaster, path: str | Path, dtype: torch.dtype = torch.float32) -> Path:
+    """Write `model` to `path` (a .safetensors file, or a folder), whole or not at all; returns the file."""
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        path.mkdir(parents=True, exist_ok=True)
+        path = path / FILE_NAME
+    weights = {name: w.detach().to("cpu", dtype).contiguous() for name, w in model.state_dict().items()}
+    metadata = {"format": FORMAT, "config": json.dumps(model.config.to_dict())}
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        safetensors.torch.save_file(weights, partial, metadata)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def _find(name_or_path: str | Path) -> Path:
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        path = path / FILE_NAME
+    if path.is_file():
+        return path
+    name = str(name_or_path)
+    if name in bundled_names():
+        return BUNDLED / f"{name}.safetensors"
+    looks_like_path = (
+        name.startswith((".", "/", "~")) or name.endswith(".safetensors") or path.parent.is_dir()
+    )
+    if name.count("/") == 1 and not (looks_like_path and path.parent != Path(".")):
+        return _download(name)
+    raise ValueError(
+        f"no checkpoint {name!r}: expected a bundled name ({', '.join(bundled_names()) or 'none here'}), "
+        f"a .safetensors file, or a folder holding {FILE_NAME}"
+    )
+
+
+def _download(repository: str) -> Path:
+    try:
+        from huggingface_hub import hf_hub_download
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"{repository!r} is neither a bundled name nor a path; to load it from the Hugging Face hub, "
+            "install tsseq[hub]"
+        ) from error
+    try:
+        return Path(hf_hub_download(repository, FILE_NAME, etag_timeout=5))
+    except Exception as error:
+        # The hub's errors share no base class, and each is a page long.
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"{repository!r} could not be fetched from the Hugging Face hub: {reason}"
+        ) from error
+
+
+def _header(path: Path) -> dict[str, dict[str, str]]:
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > 100_000_000:
+                raise ValueError("its header has no credible length")
+            header: dict[str, dict[str, str]] = json.loads(file.read(length))
+            if not isinstance(header, dict):
+                raise ValueError("its header is not a JSON object")
+            return header
+    except (struct.error, ValueError) as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error

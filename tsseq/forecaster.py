@@ -1,0 +1,229 @@
+"""The zero-shot forecaster: scale, patch, backbone, quantile head."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from tsseq.array_typing import Bool, Float, Tensor
+from tsseq.backbone import Backbone, BackboneConfig
+from tsseq.patching import age, to_patches
+from tsseq.quantiles import check_levels, mean_of_quantiles, resample_levels
+from tsseq.scaler import fit_scale
+
+DECILES = tuple(k / 10 for k in range(1, 10))
+MAX_OUTPUT = 16.0
+AGE_FEATURES = 8
+
+Context = Tensor | np.ndarray | Sequence[Any]
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A predictive distribution over the future of a batch of series, in the series' own units.
+
+    quantiles   batch × horizon × quantile, rising along the last axis
+    mean        batch × horizon
+    levels      the level of each quantile, in (0, 1)
+    """
+
+    quantiles: Float[Tensor, "batch horizon quantile"]
+    mean: Float[Tensor, "batch horizon"]
+    levels: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class ForecasterConfig:
+    """`patch_length` values make one position of the backbone; `levels` are the quantiles that it learns.
+
+    `max_context` is the longest history read; older values are left out.
+    """
+
+    patch_length: int = 32
+    levels: tuple[float, ...] = DECILES
+    hidden_width: int = 512
+    max_context: int = 4096
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+
+    def __post_init__(self) -> None:
+        if self.patch_length < 1 or self.hidden_width < 1 or self.max_context < self.patch_length:
+            raise ValueError(
+                "expected positive patch_length and hidden_width and a max_context of at least one patch, "
+                f"got {self.patch_length}, {self.hidden_width} and {self.max_context}"
+            )
+        check_levels(self.levels)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; `from_dict` reads them back."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ForecasterConfig:
+        values = dict(values)
+        backbone = dict(values.pop("backbone", {}))
+        backbone["mixers"] = tuple(backbone.get("mixers", BackboneConfig.mixers))
+        values["levels"] = tuple(values.get("levels", DECILES))
+        try:
+            return cls(backbone=BackboneConfig(**backbone), **values)
+        except TypeError as error:
+            raise ValueError(f"not a forecaster configuration: {error}") from error
+
+
+class ResidualMLP(nn.Module):
+    """A linear map plus a two-layer perceptron beside it; no biases, so that zero stays zero."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(inputs, hidden, bias=False)
+        self.output = nn.Linear(hidden, outputs, bias=False)
+        self.skip = nn.Linear(inputs, outputs, bias=False)
+
+    def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
+        y: Tensor = self.output(F.silu(self.hidden(x))) + self.skip(x)
+        return y
+
+
+class Forecaster(nn.Module):
+    """Maps a history with holes to quantiles of what follows, any horizon in one pass.
+
+    A position is a patch of scaled values with their mask. The output at a position describes the next
+    patch, so every prefix of a training series is an example; the future is a run of missing patches, each of
+    which tells the network only how long ago something was last seen. Positions before the first
+    observation are exactly zero and leave the backbone's state at rest, so a series padded with missing
+    values in front gets the forecast of the bare series.
+    """
+
+    def __init__(self, config: ForecasterConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or ForecasterConfig()
+        patch, width = self.config.patch_length, self.config.backbone.width
+        self.embed = ResidualMLP(2 * patch + 2 * AGE_FEATURES, self.config.hidden_width, width)
+        self.backbone = Backbone(self.config.backbone)
+        self.head = ResidualMLP(width, self.config.hidden_width, patch * len(self.config.levels))
+
+    def forward(
+        self,
+        patches: Float[Tensor, "batch patch patch_length"],
+        observed: Bool[Tensor, "batch patch patch_length"],
+    ) -> Float[Tensor, "batch patch patch_length quantile"]:
+        """Scaled values and their mask in; at each position, unsorted quantiles of the next patch out."""
+        seen = observed.any(-1)
+        features = self._age_features(age(seen))
+        started = seen.cumsum(1) > 0
+        tokens = torch.cat([torch.where(observed, patches, 0.0), observed.float(), features], dim=-1)
+        hidden, _ = self.backbone(self.embed(tokens * started[..., None]))
+        output: Tensor = self.head(hidden).float()
+        output = MAX_OUTPUT * torch.tanh(output / MAX_OUTPUT)
+        return output.reshape(*patches.shape, len(self.config.levels))
+
+    def _age_features(self, age: Tensor) -> Tensor:
+        """Sines and cosines of the age in patches, at wave lengths from 2 patches up, and zero at age zero."""
+        waves = 2.0 ** torch.arange(1, AGE_FEATURES + 1, device=age.device)
+        angle = 2 * torch.pi * age[..., None] / waves
+        return torch.cat([angle.sin(), angle.cos()], dim=-1) * (age > 0)[..., None]
+
+    @torch.inference_mode()
+    def forecast(
+        self, context: Context, horizon: int, quantile_levels: Sequence[float] | None = None
+    ) -> Forecast:
+        """Forecast `horizon` values of each series.
+
+        `context` is batch × time (or one series of shape time), or a list of series of any lengths, oldest
+        value first, NaN where missing. The result does not depend on the rest of the batch. Levels other than
+        the learned ones are interpolated, and extrapolated in the tails, along a normal distribution's
+        quantile function. A series without a single observed value is forecast as missing (NaN). The result is
+        in float32 if all histories are, and in float64 otherwise; the network itself runs in float32.
+
+        Raises ValueError for a horizon below 1, an empty or infinite history, or a level outside (0, 1).
+        """
+        if horizon < 1:
+            raise ValueError(f"horizon must be at least 1, got {horizon}")
+        levels = self.config.levels if quantile_levels is None else tuple(quantile_levels)
+        check_levels(levels)
+        series = [row[-self.config.max_context :] for row in as_series(context)]
+        device = next(self.parameters()).device
+        dtype = torch.float32 if all(row.dtype == torch.float32 for row in series) else torch.float64
+        quantiles = torch.empty(len(series), horizon, len(self.config.levels), dtype=dtype)
+        for rows, values in self._equal_lengths(series):
+            quantiles[rows] = self._forecast_batch(values.to(device), horizon).to("cpu", dtype)
+        wanted = resample_levels(quantiles, self.config.levels, levels)
+        return Forecast(wanted, mean_of_quantiles(quantiles, self.config.levels), levels)
+
+    def _equal_lengths(self, series: list[Tensor], batch_size: int = 512) -> list[tuple[list[int], Tensor]]:
+        """Batches of as many patches each: exact for every mixer, where padding would be only for some."""
+        patch = self.config.patch_length
+        groups: dict[int, list[int]] = {}
+        for row, values in enumerate(series):
+            groups.setdefault(-(-len(values) // patch), []).append(row)
+        batches = []
+        for patches, members in sorted(groups.items()):
+            for start in range(0, len(members), batch_size):
+                rows = members[start : start + batch_size]
+                length = patches * patch
+                padded = torch.full((len(rows), length), torch.nan, dtype=torch.float64)
+                for i, row in enumerate(rows):
+                    values = series[row]
+                    padded[i, length - len(values) :] = values
+                batches.append((rows, padded))
+        return batches
+
+    def _forecast_batch(self, values: Tensor, horizon: int) -> Tensor:
+        observed = ~values.isnan()
+        scale = fit_scale(values, observed)
+        patches = to_patches(scale.apply(values), self.config.patch_length).float()
+        future = -(-horizon // self.config.patch_length)
+        patches = F.pad(patches, (0, 0, 0, future - 1), value=torch.nan)
+        output = self(patches, ~patches.isnan())[:, -future:].flatten(1, 2)[:, :horizon]
+        quantiles = scale.invert(output.double().sort(-1).values)
+        nothing = ~observed.any(1)
+        return torch.where(nothing[:, None, None], torch.nan, quantiles)
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path) -> Forecaster:
+        """Load a bundled checkpoint by name, or a file or folder by path; see `tsseq.load`."""
+        from tsseq.checkpoint import load
+
+        return load(name_or_path)
+
+    def save_pretrained(self, path: str | Path) -> Path:
+        """Write one .safetensors file with the configuration in its header; a folder gets model.safetensors."""
+        from tsseq.checkpoint import save
+
+        return save(self, path)
+
+
+def as_series(context: Context) -> list[Tensor]:
+    """One vector per series, float32 as given and float64 otherwise, without leading missing values."""
+    if isinstance(context, Tensor | np.ndarray):
+        values = torch.as_tensor(context)
+        if values.ndim not in (1, 2):
+            raise ValueError(
+                f"expected a context of shape (time,) or (batch, time), got {tuple(values.shape)}"
+            )
+        rows = list(values[None] if values.ndim == 1 else values)
+    else:
+        rows = [torch.as_tensor(np.asarray(row)) for row in context]
+    return [_checked(row, i) for i, row in enumerate(rows)]
+
+
+def _checked(row: Tensor, position: int) -> Tensor:
+    if row.ndim != 1 or len(row) == 0:
+        raise ValueError(f"series {position}: expected a non-empty vector, got shape {tuple(row.shape)}")
+    if row.is_complex():
+        raise ValueError(f"series {position}: expected real numbers, got {row.dtype}")
+    row = row.detach().cpu()
+    row = row if row.dtype == torch.float32 else row.double()
+    if row.isinf().any():
+        raise ValueError(
+            f"series {position}: expected finite numbers or NaN for missing, got an infinite value"
+        )
+    seen = (~row.isnan()).nonzero()
+    return row[int(seen[0]) :] if len(seen) else row[-1:]
