@@ -4,7 +4,7 @@ import torch
 from torch import Generator, Tensor
 
 from tsseq.array_typing import Float, Int
-from tsseq.synthetic.draws import normal, uniform
+from tsseq.synthetic.draws import chance, normal, uniform
 
 
 def time_steps(generator: Generator, length: int) -> Float[Tensor, " time"]:
@@ -62,10 +62,26 @@ def segments(
 
     The last segment lasts for ever.
     """
+    return renewals(generator, dwell, length)[0]
+
+
+def renewals(
+    generator: Generator, dwell: Float[Tensor, "batch segment"], length: int
+) -> tuple[Int[Tensor, "batch time"], Float[Tensor, "batch time"]]:
+    """Like `segments`, and the time since the segment began (the first one began at step 0)."""
     durations = torch.empty_like(dwell).exponential_(generator=generator).mul_(dwell)
-    edges = durations[:, :-1].cumsum(-1).contiguous()
+    edges = torch.nn.functional.pad(durations[:, :-1].cumsum(-1), (1, 0)).contiguous()
     time = time_steps(generator, length).expand(dwell.shape[0], length).contiguous()
-    return torch.searchsorted(edges, time, right=True)
+    index = torch.searchsorted(edges, time, right=True) - 1
+    return index, time - edges.gather(-1, index)
+
+
+def impulses(
+    generator: Generator, rate: Float[Tensor, "batch time"], spread: Float[Tensor, "batch 1"]
+) -> Float[Tensor, "batch time"]:
+    """Events at `rate` per step (at most one each), of log-normal size with median 1."""
+    size = torch.exp(spread * normal(generator, tuple(rate.shape)))
+    return size * chance(generator, tuple(rate.shape), rate)
 
 
 def standardise(x: Float[Tensor, "*batch time"]) -> Float[Tensor, "*batch time"]:

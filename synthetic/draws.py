@@ -38,7 +38,8 @@ def integers(generator: Generator, shape: Shape, low: int, high: int) -> Tensor:
 
 def student(generator: Generator, shape: Shape, degrees: Tensor) -> Tensor:
     """Student's t with real degrees of freedom, by the polar method of Bailey (1994)."""
-    radius = uniform(generator, shape).clamp_(min=1e-6).pow(-2.0 / degrees).sub_(1.0).mul_(degrees).sqrt_()
+    log_u = uniform(generator, shape).clamp_(min=1e-7).log_()
+    radius = log_u.mul_(-2.0 / degrees).expm1_().mul_(degrees).sqrt_()
     return radius.mul_(uniform(generator, shape, 0.0, 2 * math.pi).cos_())
 
 

@@ -12,11 +12,11 @@ from tsseq.synthetic.scan import angular_frequencies, filtered
 def innovations(
     generator: Generator, batch: int, length: int, heavy: float = 0.25
 ) -> Float[Tensor, "batch time"]:
-    """Independent shocks: normal, or for a share `heavy` of the series Student's t with 2.5 to 12 degrees."""
+    """Independent shocks of unit variance: normal, or for a share `heavy` Student's t with 2.5 to 12 degrees."""
     is_heavy = chance(generator, (batch, 1), heavy)
     degrees = torch.where(is_heavy, log_uniform(generator, (batch, 1), 2.5, 12.0), 1e3)
     # At many degrees the polar method is Box–Muller, so one formula serves both.
-    return student(generator, (batch, length), degrees).clamp_(-30, 30)
+    return student(generator, (batch, length), degrees).mul_((1 - 2 / degrees).sqrt()).clamp_(-30, 30)
 
 
 def arma_response(
@@ -54,6 +54,13 @@ def modulated(generator: Generator, batch: int, length: int) -> Float[Tensor, "b
     strength = uniform(generator, (batch, 1), 0.2, 0.9) * chance(generator, (batch, 1), 0.33)
     spacing = log_uniform(generator, (batch, 1), 24.0, 2048.0)
     return coloured(generator, batch, length) * (strength * smooth_path(generator, spacing, length)).exp()
+
+
+def autoregressive(generator: Generator, memory: Float[Tensor, "batch 1"], length: int) -> Float[Tensor, "batch time"]:
+    """Gaussian AR(1) of unit variance and a relaxation time of `memory` steps."""
+    root = torch.exp(-1 / memory)
+    response = arma_response(root, torch.zeros_like(root), torch.zeros_like(root), length)
+    return filtered(normal(generator, (memory.shape[0], length)), response * (1 - root.square()).sqrt())
 
 
 def white(generator: Generator, batch: int, length: int) -> Float[Tensor, "batch time"]:

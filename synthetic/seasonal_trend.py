@@ -46,8 +46,6 @@ CLOCKS = (
 
 def draw_clock(generator: Generator, batch: int, calendar: float) -> tuple[Tensor, Tensor, Tensor]:
     """Inner, outer and slow period in steps (batch × 1): a calendar's, or a share of arbitrary nested ones.
-
-    A calendar also passes at every second to fourth step now and then, as after decimation.
     """
     shape = (batch, 1)
     row = choice(generator, shape, [clock[3] for clock in CLOCKS])
@@ -108,11 +106,11 @@ class SeasonalTrend(Prior):
     def _join(self, generator: Generator, smooth: Tensor, noise: Tensor) -> Tensor:
         shape = (smooth.shape[0], 1)
         centred = smooth - smooth.mean(-1, keepdim=True)
-        reach = centred.abs().amax(-1, keepdim=True).clamp(min=1e-6)
+        reach = centred.abs().amax(-1, keepdim=True).clamp(min=0.1)
         rate = torch.minimum(log_uniform(generator, shape, 0.05, 1.0), 4.0 / reach)
         grown = torch.exp(rate * (centred + noise).clamp(-2 * reach, 2 * reach))
         total = smooth + noise
-        floor = centred.mean(-1, keepdim=True) + uniform(generator, shape, -0.6, 0.6) * reach
+        floor = uniform(generator, shape, -0.6, 0.6) * reach
         cut = (centred - floor).clamp(min=0) * (1 + 0.3 * noise).clamp(min=0)
         out = torch.where(chance(generator, shape, self.multiplicative), grown, total)
         return torch.where(chance(generator, shape, self.clipped), cut, out)

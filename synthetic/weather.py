@@ -1,0 +1,95 @@
+"""Weather and air: temperature, wind, radiation, humidity, rain and pollution, at ten minutes to a day."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from tsseq.array_typing import Float
+from tsseq.synthetic.base import Prior
+from tsseq.synthetic.curves import time_steps
+from tsseq.synthetic.draws import chance, choice, log_uniform, pick, uniform
+from tsseq.synthetic.hydrology import rainfall
+from tsseq.synthetic.noise import autoregressive
+from tsseq.synthetic.scan import linear_scan
+
+STEPS_PER_DAY = (288, 144, 96, 48, 24, 8, 4, 1)
+STEP_WEIGHTS = (0.7, 1.5, 0.8, 0.8, 2.5, 0.4, 0.3, 2.0)
+
+
+@dataclass(frozen=True)
+class Weather(Prior):
+    """One variable per series, all of them driven by season, sun and passing weather systems of a few days.
+
+    Shares: temperature, wind, radiation, humidity, rain, pollution.
+    """
+
+    variables: tuple[float, float, float, float, float, float] = (0.3, 0.15, 0.17, 0.13, 0.08, 0.17)
+
+    def sample(self, generator: Generator, batch_size: int, length: int) -> Float[Tensor, "batch time"]:
+        shape = (batch_size, 1)
+        day = pick(generator, shape, STEPS_PER_DAY, STEP_WEIGHTS)
+        days = time_steps(generator, length) / day + uniform(generator, shape, 0.0, 365.25)
+        sun, daylight = self._sun(generator, days, day)
+        systems = self._systems(generator, day, length)
+        cloud = torch.sigmoid(2 * self._systems(generator, day, length) + 1.2 * systems)
+        temperature = self._temperature(generator, days, sun, systems, cloud, day)
+        variable = choice(generator, shape, self.variables)
+        out = temperature
+        for number, other in enumerate(
+            (
+                self._wind(generator, sun, day),
+                sun * (1 - uniform(generator, shape, 0.2, 0.9) * cloud),
+                (80 - 25 * (temperature + 0.8 * (1 - cloud))).clamp(max=100.0 - 5 * daylight),
+                rainfall(generator, 0.5 * systems - 1.0, day),
+                self._pollution(generator, days, systems, sun, day),
+            ),
+            start=1,
+        ):
+            out = torch.where(variable == number, other, out)
+        return out
+
+    def _sun(self, generator: Generator, days: Tensor, day: Tensor) -> tuple[Tensor, Tensor]:
+        """Clear-sky radiation, zero at night, and the share of the day that is light (both swing over the year)."""
+        shape = day.shape
+        latitude = uniform(generator, tuple(shape), 0.0, 0.8)
+        season = torch.sin(2 * torch.pi * days / 365.25) * latitude
+        height = torch.cos(2 * torch.pi * (days - uniform(generator, tuple(shape)))) + 0.9 * season
+        return torch.where(day > 1, height.clamp(min=0), 1 + season), 0.5 + 0.4 * season
+
+    def _systems(self, generator: Generator, day: Tensor, length: int) -> Tensor:
+        """A smooth AR(2) of 1 to 6 days, unit variance, plus a rough part."""
+        shape = tuple(day.shape)
+        memory = day * uniform(generator, shape, 0.7, 5.0)
+        slow = autoregressive(generator, memory, length)
+        root = torch.exp(-4 / memory)
+        smooth = linear_scan(root.expand_as(slow), (1 - root) * slow) * 1.1
+        return smooth + uniform(generator, shape, 0.0, 0.5) * autoregressive(generator, 0.1 * memory, length)
+
+    def _temperature(
+        self, generator: Generator, days: Tensor, sun: Tensor, systems: Tensor, cloud: Tensor, day: Tensor
+    ) -> Tensor:
+        """Season, passing systems, and the day's heating as the air answers to the sun with a delay of hours."""
+        shape = tuple(day.shape)
+        season = torch.sin(2 * torch.pi * (days - 30) / 365.25) * uniform(generator, shape, 0.3, 3.0)
+        root = torch.exp(-1 / (day * uniform(generator, shape, 0.08, 0.25)))
+        heating = linear_scan(root.expand_as(sun), (1 - root) * sun * (1 - 0.7 * cloud))
+        return season + systems * uniform(generator, shape, 0.2, 1.0) + heating * uniform(generator, shape, 0.5, 4.0)
+
+    def _wind(self, generator: Generator, sun: Tensor, day: Tensor) -> Tensor:
+        """The length of a two-dimensional Gaussian vector whose variance follows sun and weather."""
+        shape, length = tuple(day.shape), sun.shape[-1]
+        east, north = self._systems(generator, day, length), self._systems(generator, day, length)
+        gust = autoregressive(generator, 0.02 * day + 0.5, length) * uniform(generator, shape, 0.0, 0.4)
+        breeze = 1 + uniform(generator, shape, 0.0, 0.6) * sun
+        return (east + uniform(generator, shape, 0.0, 1.5)).hypot(north) * breeze * (1 + gust).clamp(min=0)
+
+    def _pollution(self, generator: Generator, days: Tensor, systems: Tensor, sun: Tensor, day: Tensor) -> Tensor:
+        """Log-normal: traffic peaks twice a day, builds up for days, is washed out at once."""
+        shape, length = tuple(day.shape), sun.shape[-1]
+        traffic = torch.cos(4 * torch.pi * (days - uniform(generator, shape))) * (day > 1)
+        memory = autoregressive(generator, day * log_uniform(generator, shape, 0.1, 4.0), length)
+        winter = torch.cos(2 * torch.pi * days / 365.25) * uniform(generator, shape, 0.0, 0.6)
+        sign = torch.where(chance(generator, shape, 0.5), 1.0, -1.0)
+        exponent = 0.3 * traffic + 0.3 * sign * sun + 0.6 * systems + 0.5 * memory + winter
+        return torch.exp(exponent * uniform(generator, shape, 0.4, 1.2))
