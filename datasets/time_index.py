@@ -47,19 +47,23 @@ def positions(index: pd.DatetimeIndex, frequency: Frequency) -> NDArray[np.int64
     return np.asarray(place, np.int64)
 
 
-def future(index: pd.DatetimeIndex, frequency: Frequency, horizon: int) -> pd.DatetimeIndex:
-    """The `horizon` time stamps after the last, at its place within the month, week or day."""
+def future(
+    index: pd.DatetimeIndex, frequency: Frequency, horizon: int, origin: int = -1
+) -> pd.DatetimeIndex:
+    """The `horizon` time stamps after `index[origin]`, at its place within the month, week or day."""
     steps = np.arange(1, horizon + 1) * frequency.multiple
     local = _local(index)
+    start = local[origin]
     if frequency.unit in MONTHS:
-        after = _months_after(local, steps * MONTHS[frequency.unit])
-    elif frequency.unit in NANOSECONDS and frequency.unit not in _CALENDAR_DAYS:
-        return pd.DatetimeIndex(index[-1] + pd.to_timedelta(steps * NANOSECONDS[frequency.unit], unit="ns"))
+        after = _months_after(start, steps * MONTHS[frequency.unit], bool(local.is_month_end.all()))
     elif frequency.unit in NANOSECONDS:
-        after = pd.DatetimeIndex(local[-1] + pd.to_timedelta(steps * NANOSECONDS[frequency.unit], unit="ns"))
+        elapsed = pd.to_timedelta(steps * NANOSECONDS[frequency.unit], unit="ns")
+        if frequency.unit not in _CALENDAR_DAYS:
+            return pd.DatetimeIndex(index[origin] + elapsed)
+        after = pd.DatetimeIndex(start + elapsed)
     else:
-        dates = pd.date_range(local[-1], periods=horizon + 1, freq=frequency.offset_alias)
-        after = dates[dates > local[-1]][:horizon]
+        dates = pd.date_range(start, periods=horizon + 1, freq=frequency.offset_alias)
+        after = dates[dates > start][:horizon]
     if index.tz is None:
         return after
     first_of_two = np.ones(len(after), bool)
@@ -124,12 +128,9 @@ def _require(index: pd.DatetimeIndex, on_grid: NDArray[np.bool_], frequency: Fre
         )
 
 
-def _months_after(local: pd.DatetimeIndex, months: NDArray[np.int64]) -> pd.DatetimeIndex:
-    last = local[-1]
-    stamps = pd.DatetimeIndex([last + pd.DateOffset(months=int(k)) for k in months])
-    if local.is_month_end.all():
-        stamps = stamps + pd.offsets.MonthEnd(0)
-    return stamps
+def _months_after(start: pd.Timestamp, months: NDArray[np.int64], at_end: bool) -> pd.DatetimeIndex:
+    stamps = pd.DatetimeIndex([start + pd.DateOffset(months=int(k)) for k in months])
+    return stamps + pd.offsets.MonthEnd(0) if at_end else stamps
 
 
 def _local(index: pd.DatetimeIndex) -> pd.DatetimeIndex:

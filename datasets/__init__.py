@@ -1,0 +1,19 @@
+"""Real series and benchmarks by name, and the endless streams of synthetic ones that training reads.
+
+To add a source: a file beside this one with a `load`, and a line here.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from tsseq.datasets import bundled, csv, gift_eval, ltsf, uea
+
+DATASETS: dict[str, Callable[..., Any]] = {
+    "bundled": bundled.load,
+    "csv": csv.load,
+    "gift_eval": gift_eval.load,
+    "ltsf": ltsf.load,
+    "uea": uea.load,
+}
+
+__all__ = ["DATASETS"]

@@ -1,0 +1,224 @@
+"""Which columns of a table are time, series and values; checks that they hold what they should."""
+
+import warnings
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+ID_NAMES = ("item_id", "unique_id", "series_id", "series", "id")
+TIME_NAMES = (
+    "timestamp",
+    "datetime",
+    "date",
+    "time",
+    "ds",
+    "period",
+    "year",
+    "quarter",
+    "month",
+    "week",
+    "day",
+    "hour",
+    "unnamed: 0",
+)
+TARGET_NAMES = ("target", "y", "value")
+LARGEST = float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Numeric columns with their time stamps; `codes` (row -> series) where the table is long."""
+
+    ids: pd.Index
+    numbers: list[NDArray[np.float64]]
+    stamps: pd.Index
+    codes: NDArray[np.int64] | None
+
+    @property
+    def many(self) -> bool:
+        """Whether messages should say which series they are about."""
+        return self.codes is not None
+
+    def series(self) -> Iterator[tuple[Hashable, NDArray[np.float64], pd.Index, NDArray[np.int64]]]:
+        """Name, checked values, time stamps and row numbers of each series."""
+        rows = np.arange(len(self.stamps))
+        if self.codes is None:
+            for name, numbers in zip(self.ids, self.numbers, strict=True):
+                yield name, checked(numbers, name, rows), self.stamps, rows
+            return
+        order = np.argsort(self.codes, kind="stable")
+        stops = np.cumsum(np.bincount(self.codes, minlength=len(self.ids)))
+        for name, own in zip(self.ids, np.split(order, stops[:-1]), strict=True):
+            yield name, checked(self.numbers[0][own], name, own), self.stamps[own], own
+
+
+def read(
+    data: pd.DataFrame | pd.Series,
+    id_column: str | None,
+    time_column: str | None,
+    target_column: str | Sequence[str] | None,
+) -> Table:
+    """Find and check the columns; see `tsseq.datasets.panel.from_pandas` for what is looked for."""
+    frame = _as_frame(data)
+    for name in (id_column, time_column, *_as_list(target_column)):
+        if name is not None and name not in frame.columns:
+            raise ValueError(f"expected a column {name!r}, got {_listed(frame.columns)}")
+    time_column = time_column or _find_time(frame, id_column, _as_list(target_column))
+    stamps = _stamps(frame[time_column], time_column) if time_column is not None else _row_index(frame)
+    rest = [name for name in frame.columns if name not in (time_column, id_column)]
+    if id_column is None:
+        id_column = _find_id(frame, rest, stamps, time_column is not None or _is_time(frame.index))
+        rest = [name for name in rest if name != id_column]
+    targets = _as_list(target_column) or _find_targets(frame, rest, id_column)
+    ignored = [name for name in rest if name not in targets]
+    if ignored:
+        warnings.warn(f"columns not used: {_listed(ignored)}", stacklevel=4)
+    numbers = [_to_numbers(frame[name], name) for name in targets]
+    if id_column is None:
+        return Table(pd.Index(targets), numbers, stamps, None)
+    if len(targets) != 1:
+        raise ValueError(f"expected one target column beside the series column {id_column!r}, got {_listed(targets)}")
+    codes, ids = pd.factorize(frame[id_column])
+    if (codes < 0).any():
+        raise ValueError(f"expected a name for each row in column {id_column!r}, got none in row {codes.argmin() + 1}")
+    return Table(pd.Index(ids), numbers, stamps, np.asarray(codes, np.int64))
+
+
+def checked(numbers: NDArray[np.float64], name: Hashable, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The same values; ValueError if one is infinite (or beyond float32) or none is observed."""
+    beyond = np.abs(numbers) > LARGEST
+    if beyond.any():
+        at = int(beyond.argmax())
+        raise ValueError(f"series {name!r}: expected finite values, got {numbers[at]:g} in row {rows[at] + 1}")
+    if np.isnan(numbers).all():
+        raise ValueError(f"series {name!r}: expected at least one observed value, got only missing ones")
+    return numbers
+
+
+def _as_frame(data: pd.DataFrame | pd.Series) -> pd.DataFrame:
+    if isinstance(data, pd.Series):
+        data = data.to_frame("0" if data.name is None else data.name)
+    if not isinstance(data, pd.DataFrame):
+        raise ValueError(f"expected a pandas DataFrame or Series, got {type(data).__name__}")
+    if data.empty:
+        raise ValueError("expected at least one row and one column, got an empty table")
+    if isinstance(data.index, pd.MultiIndex):
+        names = [("item_id", "timestamp")[min(i, 1)] if n is None else n for i, n in enumerate(data.index.names)]
+        return data.reset_index(names=names)
+    return data
+
+
+def _find_time(frame: pd.DataFrame, id_column: str | None, targets: list[Any]) -> Any:
+    if _is_time(frame.index):
+        return None
+    open_columns = [name for name in frame.columns if name != id_column and name not in targets]
+    dated = [name for name in open_columns if _is_time(frame[name])]
+    called = [name for name in open_columns if str(name).lower() in TIME_NAMES and not _is_fraction(frame[name])]
+    called.sort(key=lambda name: TIME_NAMES.index(str(name).lower()))
+    readable = [name for name in open_columns[:1] if _is_text(frame[name]) and _reads_as_time(frame[name])]
+    return next(iter([*dated, *called, *readable]), None)
+
+
+def _find_id(frame: pd.DataFrame, rest: list[Any], stamps: pd.Index, has_time: bool) -> Any:
+    called = [name for name in rest if str(name).lower() in ID_NAMES]
+    if called:
+        return min(called, key=lambda name: ID_NAMES.index(str(name).lower()))
+    labels = [name for name in rest if _is_text(frame[name]) and not _holds_numbers(frame[name])]
+    if labels and (not has_time or stamps.has_duplicates):
+        if len(labels) == 1 and has_time:
+            return labels[0]
+        if len(labels) < len(rest):
+            raise ValueError(f"expected to be told which column names the series: pass id_column ({_listed(labels)})")
+    return None
+
+
+def _find_targets(frame: pd.DataFrame, rest: list[Any], id_column: Any) -> list[Any]:
+    numeric = [name for name in rest if _is_number(frame[name]) or _holds_numbers(frame[name])]
+    if not numeric:
+        raise ValueError(f"expected a numeric column, got {_listed(frame.columns)}")
+    called = [name for name in numeric if str(name).lower() in TARGET_NAMES]
+    return called[:1] if id_column is not None and called else numeric
+
+
+def _to_numbers(column: pd.Series, name: Hashable) -> NDArray[np.float64]:
+    if _is_number(column):
+        return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
+    numbers = pd.to_numeric(column, errors="coerce")
+    text = column.notna() & numbers.isna()
+    if text.any():
+        row = int(np.argmax(text.to_numpy()))
+        raise ValueError(f"expected numbers in column {name!r}, got {column.iloc[row]!r} in row {row + 1}")
+    return np.asarray(numbers.to_numpy(dtype=np.float64, na_value=np.nan))
+
+
+def _stamps(column: pd.Series, name: Hashable) -> pd.Index:
+    if column.isna().any():
+        row = int(np.argmax(column.isna().to_numpy()))
+        raise ValueError(f"expected a time stamp in each row of column {name!r}, got none in row {row + 1}")
+    if _is_time(column):
+        return pd.Index(column)
+    if _is_number(column):
+        if _is_fraction(column):
+            raise ValueError(f"expected time stamps or integers in column {name!r}, got {column.dtype} numbers")
+        return pd.Index(column.astype(np.int64))
+    stamps = _read_times(column)
+    if stamps.isna().any():
+        row = int(np.argmax(stamps.isna()))
+        raise ValueError(f"expected time stamps in column {name!r}, got {column.iloc[row]!r} in row {row + 1}")
+    return stamps
+
+
+def _read_times(column: pd.Series) -> pd.DatetimeIndex:
+    with warnings.catch_warnings():
+        # pandas warns about formats it has to guess and about mixed offsets; both are dealt with here.
+        warnings.simplefilter("ignore")
+        try:
+            stamps = pd.to_datetime(column, errors="coerce")
+        except ValueError:
+            return pd.DatetimeIndex(pd.to_datetime(column, errors="coerce", utc=True))
+        if not pd.api.types.is_datetime64_any_dtype(stamps.dtype):
+            stamps = pd.to_datetime(column, errors="coerce", utc=True)
+    return pd.DatetimeIndex(stamps)
+
+
+def _row_index(frame: pd.DataFrame) -> pd.Index:
+    if _is_time(frame.index) or pd.api.types.is_integer_dtype(frame.index.dtype):
+        return frame.index
+    return pd.RangeIndex(len(frame))
+
+
+def _reads_as_time(column: pd.Series) -> bool:
+    return bool(_read_times(column.dropna().head(3)).notna().all())
+
+
+def _is_time(column: pd.Series | pd.Index) -> bool:
+    return pd.api.types.is_datetime64_any_dtype(column.dtype) or isinstance(column.dtype, pd.PeriodDtype)
+
+
+def _is_number(column: pd.Series) -> bool:
+    dtype = column.dtype
+    return pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_complex_dtype(dtype)
+
+
+def _is_fraction(column: pd.Series) -> bool:
+    return bool(_is_number(column) and (column != column.round()).any())
+
+
+def _is_text(column: pd.Series) -> bool:
+    return not _is_number(column) and not _is_time(column)
+
+
+def _holds_numbers(column: pd.Series) -> bool:
+    return _is_text(column) and bool(pd.to_numeric(column.astype(object), errors="coerce").notna().any())
+
+
+def _as_list(names: str | Sequence[str] | None) -> list[Any]:
+    return [] if names is None else [names] if isinstance(names, str) else list(names)
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(repr(name) if isinstance(name, str) else str(name) for name in names)

@@ -1,0 +1,72 @@
+"""Series in files: CSV and parquet, wide or long, and the parquet layout item_id, start, freq, target."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tsseq.datasets import series as lists
+from tsseq.datasets.panel import Panel, from_pandas, from_series
+
+PARQUET_SUFFIXES = (".parquet", ".pq")
+
+
+def load(
+    path: str | Path,
+    *,
+    id_column: str | None = None,
+    time_column: str | None = None,
+    target_column: str | Sequence[str] | None = None,
+    freq: Any = None,
+) -> Panel:
+    """Read a file into a panel; the columns are guessed as in `from_pandas` where they are not named.
+
+    Raises ValueError for a file that is missing, empty, malformed or holds no usable series.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir() or not path.exists():
+        raise ValueError(f"expected a CSV or parquet file, got {path}, which {_is_not(path)}")
+    try:
+        if path.suffix in PARQUET_SUFFIXES:
+            data = _read_parquet(path)
+            if isinstance(data, list):
+                return from_series(data, freq)
+        else:
+            data = _read_csv(path)
+        return from_pandas(
+            data, id_column=id_column, time_column=time_column, target_column=target_column, freq=freq
+        )
+    except ValueError as error:
+        raise ValueError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
+
+
+def _is_not(path: Path) -> str:
+    return "is a folder" if path.is_dir() else "does not exist"
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    try:
+        frame = pd.read_csv(path, skipinitialspace=True)
+    except pd.errors.EmptyDataError as error:
+        raise ValueError("expected a table, got an empty file") from error
+    except (pd.errors.ParserError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"expected comma-separated text, got something else ({reason})") from error
+    if frame.empty:
+        raise ValueError(f"expected rows below the header, got none under {', '.join(map(str, frame.columns))}")
+    return frame
+
+
+def _read_parquet(path: Path) -> pd.DataFrame | list[lists.Series]:
+    try:
+        import pyarrow.parquet as pq
+    except ModuleNotFoundError as error:
+        raise ValueError("reading parquet needs pyarrow: install tsseq[parquet]") from error
+    try:
+        columns = pq.read_schema(path).names
+    except (pq.lib.ArrowInvalid, OSError) as error:
+        raise ValueError(f"expected a parquet file, got something else ({str(error).splitlines()[0]})") from error
+    if set(lists.COLUMNS) <= set(columns):
+        return lists.read_parquet(path)
+    return pd.read_parquet(path)
