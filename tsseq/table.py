@@ -1,0 +1,96 @@
+"""Forecasts of pandas tables: `tsseq.forecast`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+
+from tsseq.datasets.panel import Panel, from_pandas
+from tsseq.metrics import DECILES
+
+
+class Model(Protocol):
+    """Whatever forecasts a list of series of any lengths: a `Forecaster`, a `Predictor`, an own class."""
+
+    def forecast(self, context: Any, horizon: int, quantile_levels: Sequence[float]) -> Any: ...
+
+
+def forecast(
+    data: pd.DataFrame | pd.Series,
+    horizon: int,
+    *,
+    id_column: str | None = None,
+    time_column: str | None = None,
+    target_column: str | Sequence[str] | None = None,
+    freq: Any = None,
+    quantile_levels: Sequence[float] = DECILES,
+    model: Model | str | Path | None = None,
+    device: str | None = None,
+) -> pd.DataFrame:
+    """Forecast every series of a pandas table, zero-shot, in one batched call.
+
+    `data` is long (one row per series and time), wide (one column per series) or a single series, in time order;
+    NaN is missing. Columns that are not named are guessed, see `tsseq.datasets.panel.from_pandas`. `freq` takes
+    any pandas alias, old or new; it is needed only where the time stamps do not show it, and with it absent rows
+    count as missing values. `model` is a checkpoint's name or path (default: the one that ships with tsseq), or
+    an object with a `forecast` method.
+
+    Returns one row per series and step: item_id, timestamp, mean, and a column per quantile level, named
+    "0.1" and so on. Series keep their order and the type of their names.
+
+    Raises ValueError for an empty table, no numeric column, text among numbers, unsorted or repeated time stamps,
+    an unknown or undeterminable frequency, a horizon below one, and series that hold infinite values or nothing.
+    """
+    panel = from_pandas(
+        data, id_column=id_column, time_column=time_column, target_column=target_column, freq=freq
+    )
+    return forecast_panel(panel, horizon, quantile_levels, resolve(model, device))
+
+
+def forecast_panel(
+    panel: Panel, horizon: int, quantile_levels: Sequence[float], model: Model
+) -> pd.DataFrame:
+    """As `forecast`, from a panel that is already read."""
+    check_horizon(horizon)
+    levels = check_levels(quantile_levels)
+    rising = sorted(levels)
+    result = model.forecast(panel.values, horizon, tuple(rising))
+    quantiles = np.asarray(result.quantiles, np.float64).reshape(len(panel) * horizon, len(levels))
+    futures = [panel.future(row, horizon) for row in range(len(panel))]
+    table = pd.DataFrame(
+        {
+            "item_id": panel.ids.repeat(horizon),
+            "timestamp": futures[0].append(futures[1:]) if len(futures) > 1 else futures[0],
+            "mean": np.asarray(result.mean, np.float64).ravel(),
+        }
+    )
+    for level in levels:
+        table[str(level)] = quantiles[:, rising.index(level)]
+    return table
+
+
+def resolve(model: Model | str | Path | None = None, device: str | None = None) -> Model:
+    """A model to call: a checkpoint by name or path, wrapped in a `Predictor`, or the object itself."""
+    if model is not None and not isinstance(model, str | Path):
+        return model
+    from tsseq.checkpoint import load
+    from tsseq.inference import Predictor
+
+    forecaster = load("base" if model is None else model)
+    return Predictor(forecaster if device is None else forecaster.to(device))
+
+
+def check_horizon(horizon: int) -> None:
+    """ValueError unless `horizon` is a whole number of steps, one or more."""
+    if isinstance(horizon, bool) or not isinstance(horizon, int | np.integer) or horizon < 1:
+        raise ValueError(f"expected a horizon of one step or more, got {horizon!r}")
+
+
+def check_levels(quantile_levels: Sequence[float]) -> list[float]:
+    """The levels as floats; ValueError unless they are distinct and inside (0, 1)."""
+    levels = [float(level) for level in quantile_levels]
+    if not levels or not all(0 < level < 1 for level in levels) or len(set(levels)) < len(levels):
+        raise ValueError(f"expected distinct quantile levels between 0 and 1, got {levels}")
+    return levels
