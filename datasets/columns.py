@@ -186,9 +186,8 @@ def _read_times(column: pd.Series) -> pd.DatetimeIndex:
 
 
 def _row_index(frame: pd.DataFrame) -> pd.Index:
-    if _is_time(frame.index) or pd.api.types.is_integer_dtype(frame.index.dtype):
-        return frame.index
-    return pd.RangeIndex(len(frame))
+    index = pd.Index(frame.index)
+    return index if _is_time(index) or pd.api.types.is_integer_dtype(index.dtype) else pd.RangeIndex(len(frame))
 
 
 def _reads_as_time(column: pd.Series) -> bool:

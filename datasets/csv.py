@@ -34,9 +34,7 @@ def load(
                 return from_series(data, freq)
         else:
             data = _read_csv(path)
-        return from_pandas(
-            data, id_column=id_column, time_column=time_column, target_column=target_column, freq=freq
-        )
+        return from_pandas(data, id_column=id_column, time_column=time_column, target_column=target_column, freq=freq)
     except ValueError as error:
         raise ValueError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
 

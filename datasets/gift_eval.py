@@ -19,7 +19,7 @@ import pandas as pd
 from tsseq.datasets.series import Series, read_arrow_folder, read_parquet
 from tsseq.datasets.windows import Windows, last_windows
 from tsseq.frequency import parse
-from tsseq.metrics import COLUMNS, DECILES, error_sums, scores, seasonal_error
+from tsseq.metrics import DECILES, error_sums, scores, seasonal_error
 from tsseq.seasonal_naive import SeasonalNaive
 
 TERMS = {"short": 1, "medium": 10, "long": 15}

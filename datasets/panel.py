@@ -112,7 +112,7 @@ def _grid_from(start: str | None, alias: Any, length: int) -> Grid:
         return Grid(pd.RangeIndex(length), None)
     frequency = parse(alias)
     first = pd.DatetimeIndex([pd.Timestamp(start)])
-    return Grid(first.append(time_index.future(first, frequency, length - 1)), frequency)
+    return Grid(pd.Index(first.append(time_index.future(first, frequency, length - 1))), frequency)
 
 
 def _grid(
@@ -144,7 +144,8 @@ def _grid_of_stamps(stamps: pd.DatetimeIndex, wanted: Frequency | None) -> tuple
     frequency = wanted or (parse(stamps.freq) if stamps.freq is not None else time_index.infer(stamps))
     place = time_index.positions(stamps, frequency)
     if place[-1] + 1 > len(stamps):
-        stamps = stamps[:1].append(time_index.future(stamps, frequency, int(place[-1]), origin=0))
+        after = time_index.future(stamps, frequency, int(place[-1]), origin=0)
+        stamps = pd.DatetimeIndex(stamps[:1].append(after))
     return Grid(stamps, frequency), place
 
 

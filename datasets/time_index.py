@@ -47,9 +47,7 @@ def positions(index: pd.DatetimeIndex, frequency: Frequency) -> NDArray[np.int64
     return np.asarray(place, np.int64)
 
 
-def future(
-    index: pd.DatetimeIndex, frequency: Frequency, horizon: int, origin: int = -1
-) -> pd.DatetimeIndex:
+def future(index: pd.DatetimeIndex, frequency: Frequency, horizon: int, origin: int = -1) -> pd.DatetimeIndex:
     """The `horizon` time stamps after `index[origin]`, at its place within the month, week or day."""
     steps = np.arange(1, horizon + 1) * frequency.multiple
     local = _local(index)

@@ -42,7 +42,9 @@ def names(data_dir: str | Path) -> list[str]:
     """The sets that lie under `data_dir`, in either layout."""
     folder = Path(data_dir)
     found = {path.stem for path in folder.glob("*.npz")}
-    found |= {path.name.removesuffix("_TRAIN.ts") for path in [*folder.glob("*_TRAIN.ts"), *folder.glob("*/*_TRAIN.ts")]}
+    found |= {
+        path.name.removesuffix("_TRAIN.ts") for path in [*folder.glob("*_TRAIN.ts"), *folder.glob("*/*_TRAIN.ts")]
+    }
     return sorted(found)
 
 
@@ -105,7 +107,7 @@ def _read_ts(path: Path) -> tuple[list[NDArray[np.float32]], Any]:
         from sktime.datasets import load_from_tsfile
     except ModuleNotFoundError:
         try:
-            from aeon.datasets import load_from_ts_file
+            from aeon.datasets import load_from_ts_file  # type: ignore[import-not-found]
         except ModuleNotFoundError as error:
             raise ValueError(f"reading {path.name} needs sktime or aeon: install tsseq[sktime]") from error
         cases, labels = load_from_ts_file(str(path))

@@ -9,9 +9,6 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
 # unit -> (offset spelling, period spelling, older spellings of the same thing)
 UNITS: dict[str, tuple[str, str | None, tuple[str, ...]]] = {
     "year": ("YE", "Y", ("Y", "A", "y", "a")),
@@ -135,8 +132,7 @@ def seasonality(freq: Any) -> int:
 
 
 def _unknown(text: str) -> str:
-    known = ", ".join(new for new, _, _ in UNITS.values())
-    return f"unknown frequency {text!r}: expected one of {known}, with a multiple ('15min') or an anchor ('W-SUN')"
+    return f"unknown frequency {text!r}: expected a pandas alias such as 'h', '15min', 'D', 'W-SUN', 'ME' or 'QS'"
 
 
 def _term(text: str, multiple: str, alias: str, anchor: str) -> Frequency:
@@ -147,7 +143,8 @@ def _term(text: str, multiple: str, alias: str, anchor: str) -> Frequency:
         raise ValueError(f"expected a multiple of one or more in the frequency {text!r}")
     anchor = anchor.upper()
     if anchor and anchor not in _anchors(unit):
-        raise ValueError(f"expected an anchor among {', '.join(_anchors(unit))} in the frequency {text!r}")
+        expected = ", ".join(_anchors(unit)) or "none"
+        raise ValueError(f"unknown anchor {anchor!r} in the frequency {text!r}: expected {expected}")
     return Frequency(unit, int(multiple or 1), anchor or None)
 
 

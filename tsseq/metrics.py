@@ -43,9 +43,7 @@ def seasonal_error(history: ArrayLike, seasonality: int) -> float:
     return float(change.mean()) if len(change) else float("nan")
 
 
-def error_sums(
-    label: ArrayLike, mean: ArrayLike, quantiles: ArrayLike, seasonal_errors: ArrayLike
-) -> dict[str, float]:
+def error_sums(label: ArrayLike, mean: ArrayLike, quantiles: ArrayLike, seasonal_errors: ArrayLike) -> dict[str, float]:
     """Sums and counts from which `scores` makes the eleven columns of GIFT-Eval.
 
     label            window × horizon, NaN where missing
@@ -115,9 +113,7 @@ def mase(label: ArrayLike, forecast: ArrayLike, seasonal_errors: ArrayLike) -> f
     return float((np.abs(y - f)[defined] / unit[defined]).mean()) if defined.any() else float("nan")
 
 
-def weighted_quantile_loss(
-    label: ArrayLike, quantiles: ArrayLike, levels: Sequence[float] = DECILES
-) -> float:
+def weighted_quantile_loss(label: ArrayLike, quantiles: ArrayLike, levels: Sequence[float] = DECILES) -> float:
     """Twice the pinball loss over the sum of absolute labels, averaged over levels: GIFT-Eval's CRPS.
 
     `label` is window × horizon and `quantiles` window × horizon × quantile.

@@ -43,15 +43,11 @@ def forecast(
     Raises ValueError for an empty table, no numeric column, text among numbers, unsorted or repeated time stamps,
     an unknown or undeterminable frequency, a horizon below one, and series that hold infinite values or nothing.
     """
-    panel = from_pandas(
-        data, id_column=id_column, time_column=time_column, target_column=target_column, freq=freq
-    )
+    panel = from_pandas(data, id_column=id_column, time_column=time_column, target_column=target_column, freq=freq)
     return forecast_panel(panel, horizon, quantile_levels, resolve(model, device))
 
 
-def forecast_panel(
-    panel: Panel, horizon: int, quantile_levels: Sequence[float], model: Model
-) -> pd.DataFrame:
+def forecast_panel(panel: Panel, horizon: int, quantile_levels: Sequence[float], model: Model) -> pd.DataFrame:
     """As `forecast`, from a panel that is already read."""
     check_horizon(horizon)
     levels = check_levels(quantile_levels)

@@ -1,0 +1,150 @@
+"""Frequency aliases of every pandas, and time stamps that are found, placed and continued."""
+
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tsseq.datasets import time_index
+from tsseq.frequency import UNITS, Frequency, parse, seasonality
+
+# any spelling -> offset alias, period alias, seasonality
+ALIASES = {
+    "H": ("h", "h", 24),
+    "h": ("h", "h", 24),
+    "2H": ("2h", "2h", 12),
+    "T": ("min", "min", 1440),
+    "min": ("min", "min", 1440),
+    "15T": ("15min", "15min", 96),
+    "15min": ("15min", "15min", 96),
+    "7min": ("7min", "7min", 1),
+    "S": ("s", "s", 3600),
+    "10S": ("10s", "10s", 360),
+    "s": ("s", "s", 3600),
+    "L": ("ms", "ms", 1),
+    "ms": ("ms", "ms", 1),
+    "D": ("D", "D", 1),
+    "2D": ("2D", "2D", 1),
+    "B": ("B", "B", 5),
+    "W": ("W", "W", 1),
+    "W-SUN": ("W-SUN", "W-SUN", 1),
+    "W-THU": ("W-THU", "W-THU", 1),
+    "M": ("ME", "M", 12),
+    "ME": ("ME", "M", 12),
+    "MS": ("MS", "M", 12),
+    "3M": ("3ME", "3M", 4),
+    "5MS": ("5MS", "5M", 1),
+    "Q": ("QE", "Q", 4),
+    "QE": ("QE", "Q", 4),
+    "Q-MAR": ("QE-MAR", "Q-MAR", 4),
+    "QS": ("QS", "Q", 4),
+    "QS-OCT": ("QS-OCT", "Q-SEP", 4),
+    "A": ("YE", "Y", 1),
+    "A-DEC": ("YE-DEC", "Y-DEC", 1),
+    "Y": ("YE", "Y", 1),
+    "YE": ("YE", "Y", 1),
+    "AS": ("YS", "Y", 1),
+    "YS-APR": ("YS-APR", "Y-MAR", 1),
+    "BM": ("BME", "M", 1),
+    "BMS": ("BMS", "M", 1),
+    "1D12h": ("36h", "36h", 1),
+    "1h30min": ("90min", "90min", 16),
+}
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+def test_every_spelling(alias):
+    frequency = parse(alias)
+    assert (frequency.offset_alias, frequency.period_alias, frequency.seasonality) == ALIASES[alias]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # pandas drops business-day periods some day
+        offset = pd.tseries.frequencies.to_offset(frequency.offset_alias)
+        assert pd.Period("2021-06-30", freq=frequency.period_alias).freqstr
+    # What the installed pandas makes of it reads as the same frequency again, anchors made explicit.
+    again = parse(offset)
+    assert (again.unit, again.multiple) == (frequency.unit, frequency.multiple)
+
+
+def test_every_unit_is_known_to_pandas():
+    for unit in UNITS:
+        assert pd.tseries.frequencies.to_offset(Frequency(unit).offset_alias) is not None
+
+
+@pytest.mark.parametrize("alias", [a for a in ALIASES if a != "AS"])
+def test_seasonality_is_that_of_gluonts(alias):
+    gluonts = pytest.importorskip("gluonts.time_feature")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # gluonts asks pandas for the old spellings
+        assert seasonality(alias) == gluonts.get_seasonality(alias)
+
+
+def test_period_start_and_its_period_are_the_same_quarter():
+    stamps = pd.date_range("2020", periods=4, freq=parse("QS-FEB").offset_alias)
+    periods = stamps.to_period(parse("QS-FEB").period_alias)
+    assert (periods.start_time == stamps).all()
+
+
+@pytest.mark.parametrize("bad", ["x", "", "0h", "-1D", "1.5h", "W-JAN", "QE-SUN", "ME-MAR", "1D1ME", None, 3, "15"])
+def test_unknown_frequencies(bad):
+    with pytest.raises(ValueError, match="frequency") as caught:
+        parse(bad)
+    assert "\n" not in str(caught.value)
+
+
+def test_frequencies_without_periods():
+    with pytest.raises(ValueError, match="pandas periods"):
+        _ = parse("SM").period_alias
+
+
+REGULAR = "YE YS YE-JUN YS-APR QE QE-FEB QS QS-FEB ME MS 2MS 5ME W-SUN 2W-FRI D 3D B h 6h 15min 10s 20ms".split()
+
+
+@pytest.mark.parametrize("zone", [None, "Europe/Berlin"])
+@pytest.mark.parametrize("freq", REGULAR)
+def test_time_stamps_are_found_placed_and_continued(freq, zone):
+    # A night in which Berlin changes its clocks; hours must be counted in elapsed time, days by the calendar.
+    for start in ("2019-12-31 00:00", "2020-03-28 01:30"):
+        stamps = pd.date_range(start, periods=40, freq=freq, tz=zone)
+        past = pd.DatetimeIndex(stamps[:30], freq=None)
+        found = time_index.infer(past)
+        for frequency in (found, parse(freq)):
+            assert (time_index.future(past, frequency, 10) == stamps[30:]).all()
+            assert (time_index.positions(past, frequency) == np.arange(30)).all()
+        assert found.multiple == parse(freq).multiple
+
+
+def test_two_time_stamps_are_enough():
+    for freq in ("h", "D", "W-WED", "MS", "ME", "YS", "15min"):
+        stamps = pd.date_range("2020-01-31", periods=4, freq=freq)
+        assert (time_index.future(stamps[:2], time_index.infer(stamps[:2]), 2) == stamps[2:]).all()
+    with pytest.raises(ValueError, match="pass freq"):
+        time_index.infer(stamps[:1])
+
+
+@pytest.mark.parametrize("freq", ["BME", "BMS", "BQE", "BYE", "SMS", "bh"])
+def test_offsets_without_a_fixed_length(freq):
+    stamps = pd.date_range("2020-01-06 10:00", periods=30, freq=freq)
+    assert (time_index.future(stamps[:20], parse(freq), 10) == stamps[20:]).all()
+    assert (time_index.positions(stamps, parse(freq)) == np.arange(30)).all()
+
+
+def test_place_within_the_month_is_kept():
+    fifteenths = pd.date_range("2020-01-01", periods=6, freq="MS") + pd.Timedelta(days=14)
+    after = time_index.future(fifteenths, time_index.infer(fifteenths), 2)
+    assert list(after) == [pd.Timestamp("2020-07-15"), pd.Timestamp("2020-08-15")]
+    starts = pd.date_range("2020-01-01", periods=6, freq="MS")
+    assert time_index.future(starts, parse("M"), 1)[0] == pd.Timestamp("2020-07-01")
+
+
+def test_irregular_time_stamps():
+    stamps = pd.DatetimeIndex(["2020-01-01", "2020-01-02", "2020-01-04"])
+    with pytest.raises(ValueError, match="2 days.*2020-01-02"):
+        time_index.infer(stamps)
+    assert list(time_index.positions(stamps, parse("D"))) == [0, 1, 3]
+    with pytest.raises(ValueError, match="2020-01-02"):
+        time_index.positions(stamps, parse("ME"))
+    with pytest.raises(ValueError, match="whole steps of 'D'"):
+        time_index.positions(stamps + pd.to_timedelta([0, 1, 0], unit="h"), parse("D"))
+    with pytest.raises(ValueError, match="at most"):
+        time_index.positions(stamps, parse("ns"))
