@@ -1,5 +1,7 @@
 """The (gated) delta rule with one or more Householder steps per token: DeltaNet, Gated DeltaNet, DeltaProduct."""
 
+from importlib.util import find_spec
+
 import torch
 from torch import Generator
 from torch.nn.functional import logsigmoid, normalize
@@ -9,6 +11,8 @@ from tsseq.kernels.delta_rule.chunked import chunked
 from tsseq.kernels.delta_rule.reference import reference
 
 __all__ = ["chunked", "delta_rule", "example_inputs", "reference"]
+
+TRITON_INSTALLED = find_spec("triton") is not None
 
 
 def delta_rule(
@@ -33,13 +37,15 @@ def delta_rule(
     """
     _check_shapes(query, key, value, beta, log_decay, initial_state)
     inputs = (query, key, value, beta, log_decay, initial_state)
-    if query.shape[1] == 1 and not _needs_grad(*inputs):
+    needs_grad = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
+    if query.is_cuda and TRITON_INSTALLED:
+        from tsseq.kernels.delta_rule.custom_op import delta_rule_triton, supports
+
+        if supports(query, key, value):
+            return delta_rule_triton(*inputs, save=needs_grad)
+    if query.shape[1] == 1 and not needs_grad:
         return reference(*inputs)
     return chunked(*inputs)
-
-
-def _needs_grad(*inputs: Tensor | None) -> bool:
-    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
 
 
 def _check_shapes(

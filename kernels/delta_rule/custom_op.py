@@ -1,0 +1,261 @@
+"""The GPU form of the delta rule as a torch operator: whole under torch.compile, capturable in a CUDA graph."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tsseq.kernels.delta_rule.triton import backward_kernel, forward_kernel, solve_kernel
+
+CHUNK_ROWS = 32
+"""Rows per chunk (tokens times padded steps): 16 or 32."""
+MAX_WIDTH = 128
+MAX_STEPS = 4
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How the kernels are cut for one width: value columns and warps per program, loads in flight."""
+
+    forward_values: int
+    forward_warps: int
+    forward_stages: int
+    backward_warps: int
+    backward_stages: int
+
+
+LAUNCH = {
+    16: Launch(16, 1, 2, 1, 2),
+    32: Launch(32, 1, 2, 2, 2),
+    64: Launch(64, 4, 2, 4, 2),
+    128: Launch(64, 4, 2, 8, 2),
+}
+"""By the larger of key and value width, rounded up to a power of two. Fixed: nothing is tuned at run time."""
+
+
+def supports(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Whether the kernels take these widths, steps and types."""
+    widths = max(query.shape[-1], value.shape[-1])
+    return (
+        widths <= MAX_WIDTH
+        and key.shape[2] <= MAX_STEPS
+        and query.dtype in (torch.float32, torch.bfloat16, torch.float16)
+    )
+
+
+def delta_rule_triton(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    beta: Tensor,
+    log_decay: Tensor | None,
+    initial_state: Tensor | None,
+    save: bool,
+) -> tuple[Tensor, Tensor]:
+    """`save` keeps what the gradients need."""
+    output, final_state, *_ = _forward(
+        query, key.to(query.dtype), value.to(query.dtype), beta, log_decay, initial_state, save
+    )
+    return output, final_state
+
+
+@torch.library.custom_op("tsseq::delta_rule", mutates_args=())
+def _forward(
+    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor | None, initial: Tensor | None, save: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    q, k, v, beta = q.contiguous(), k.contiguous(), v.contiguous(), beta.contiguous()
+    log_decay = None if log_decay is None else log_decay.contiguous()
+    initial = None if initial is None else initial.contiguous()
+    output, final, w, u, states = _allocate(q, k, v, save)
+    shape = _shape(q, k, v)
+    launch = LAUNCH[max(shape["BK"], shape["BV"])]
+    batch, time, head, _ = q.shape
+    flags = {"HAS_DECAY": log_decay is not None, "PRECISION": _precision(q)}
+    inverse_precision = "tf32" if q.dtype != torch.float32 else "tf32x3"
+    solve_shape = {name: x for name, x in shape.items() if name not in ("V", "BV")}
+    solve_kernel[(batch * head * w.shape[2],)](
+        k,
+        beta,
+        q if log_decay is None else log_decay,
+        w,
+        time,
+        **solve_shape,
+        **flags,
+        INVERSE_PRECISION=inverse_precision,
+        num_warps=1,
+    )
+    shape["BV"] = min(shape["BV"], launch.forward_values)
+    slices = -(-v.shape[-1] // shape["BV"])
+    forward_kernel[(batch * head * slices,)](
+        q,
+        k,
+        v,
+        q if log_decay is None else log_decay,
+        w,
+        q if initial is None else initial,
+        output,
+        final,
+        u,
+        states,
+        time,
+        **shape,
+        **flags,
+        HAS_INITIAL=initial is not None,
+        SAVE=save,
+        STAGES=launch.forward_stages,
+        num_warps=launch.forward_warps,
+    )
+    return output, final, w, u, states
+
+
+@_forward.register_fake
+def _forward_fake(
+    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor | None, initial: Tensor | None, save: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return _allocate(q, k, v, save)
+
+
+@torch.library.custom_op("tsseq::delta_rule_backward", mutates_args=())
+def _backward(
+    grad_output: Tensor,
+    grad_final: Tensor | None,
+    q: Tensor,
+    k: Tensor,
+    beta: Tensor,
+    log_decay: Tensor | None,
+    w: Tensor,
+    u: Tensor,
+    states: Tensor,
+    has_initial: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    q, k, beta, grad_output = q.contiguous(), k.contiguous(), beta.contiguous(), grad_output.contiguous()
+    log_decay = None if log_decay is None else log_decay.contiguous()
+    grad_final = None if grad_final is None else grad_final.contiguous()
+    gradients = _allocate_gradients(q, k, beta, log_decay, u, has_initial)
+    shape = _shape(q, k, u)
+    launch = LAUNCH[max(shape["BK"], shape["BV"])]
+    batch, time, head, _ = q.shape
+    backward_kernel[(batch * head,)](
+        q,
+        k,
+        beta,
+        q if log_decay is None else log_decay,
+        w,
+        u,
+        states,
+        grad_output,
+        q if grad_final is None else grad_final,
+        *gradients,
+        time,
+        **shape,
+        HAS_DECAY=log_decay is not None,
+        HAS_INITIAL=has_initial,
+        HAS_GRAD_FINAL=grad_final is not None,
+        PRECISION=_precision(q),
+        STAGES=launch.backward_stages,
+        num_warps=launch.backward_warps,
+    )
+    return gradients
+
+
+@_backward.register_fake
+def _backward_fake(
+    grad_output: Tensor,
+    grad_final: Tensor | None,
+    q: Tensor,
+    k: Tensor,
+    beta: Tensor,
+    log_decay: Tensor | None,
+    w: Tensor,
+    u: Tensor,
+    states: Tensor,
+    has_initial: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return _allocate_gradients(q, k, beta, log_decay, u, has_initial)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    q, k, _, beta, log_decay, initial, save = inputs
+    assert save, "gradients need save=True"
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(q, k, beta, log_decay, *output[2:])
+    ctx.initial_dtype = None if initial is None else initial.dtype
+
+
+def _differentiate(ctx: Any, grad_output: Tensor | None, grad_final: Tensor | None, *_: None) -> tuple[Any, ...]:
+    q, k, beta, log_decay, w, u, states = ctx.saved_tensors
+    if grad_output is None:
+        grad_output = u.new_zeros(*q.shape[:-1], u.shape[-1])
+    has_initial = ctx.initial_dtype is not None
+    dq, dk, dv, dbeta, dlog_decay, dinitial = _backward(
+        grad_output, grad_final, q, k, beta, log_decay, w, u, states, has_initial
+    )
+    return (
+        dq,
+        dk,
+        dv,
+        dbeta,
+        None if log_decay is None else dlog_decay,
+        dinitial.to(ctx.initial_dtype) if has_initial else None,
+        None,
+    )
+
+
+_forward.register_autograd(_differentiate, setup_context=_setup_context)
+
+
+def _allocate(q: Tensor, k: Tensor, v: Tensor, save: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Output, final state, and what the backward pass reads: W, U and the state each chunk starts from."""
+    batch, time, head, key_width = q.shape
+    value_width = v.shape[-1]
+    tokens, padded = _chunk(k.shape[2])
+    chunks = (time + tokens - 1) // tokens
+    rows = tokens * padded
+    return (
+        q.new_empty(batch, time, head, value_width),
+        q.new_empty(batch, head, key_width, value_width, dtype=torch.float32),
+        q.new_empty(batch, head, chunks, rows, rows),
+        q.new_empty(v.shape if save else (0,)),
+        q.new_empty((batch, head, chunks, value_width, key_width) if save else (0,)),
+    )
+
+
+def _allocate_gradients(
+    q: Tensor, k: Tensor, beta: Tensor, log_decay: Tensor | None, u: Tensor, has_initial: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    batch, _, head, width = q.shape
+    return (
+        q.new_empty(q.shape),
+        q.new_empty(k.shape),
+        q.new_empty(u.shape),
+        beta.new_empty(beta.shape),
+        q.new_empty((0,)) if log_decay is None else log_decay.new_empty(log_decay.shape),
+        q.new_empty((batch, head, width, u.shape[-1]) if has_initial else (0,), dtype=torch.float32),
+    )
+
+
+def _chunk(step: int) -> tuple[int, int]:
+    """Tokens per chunk, and steps per token rounded up to a power of two."""
+    padded = 1 << (step - 1).bit_length()
+    return CHUNK_ROWS // padded, padded
+
+
+def _shape(q: Tensor, k: Tensor, v: Tensor) -> dict[str, int]:
+    tokens, padded = _chunk(k.shape[2])
+    key_width, value_width = q.shape[-1], v.shape[-1]
+    return {
+        "H": q.shape[2],
+        "N": k.shape[2],
+        "K": key_width,
+        "V": value_width,
+        "BK": max(16, 1 << (key_width - 1).bit_length()),
+        "BV": max(16, 1 << (value_width - 1).bit_length()),
+        "TOKENS": tokens,
+        "STEPS_PADDED": padded,
+    }
+
+
+def _precision(q: Tensor) -> str:
+    """Three tf32 products make one float32 product; narrower types ignore the setting."""
+    return "tf32x3" if q.dtype == torch.float32 else "tf32"

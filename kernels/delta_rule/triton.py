@@ -1,0 +1,380 @@
+"""The delta rule's GPU kernels: inverses of all chunks in parallel, then one program per head, forward and back.
+
+Time is cut into chunks of R rows, a row being one Householder step of one token (steps are padded to STEPS_PADDED,
+a power of two, by rows of zeros). In a chunk with entry state S, decays d (from entry), Gamma (between rows) and e
+(to the end), all in the notation of arXiv 2406.06484 and 2412.06464:
+
+    W = (I + diag(beta) tril(Gamma * K K^T, -1))^-1 diag(beta)       `solve_kernel`
+    U = W (V - d K S)
+    O = d_q Q S + P U,  P = tril(Gamma * Q K^T)
+    S <- d_end S + (e K)^T U                                         `forward_kernel`
+
+and backwards, from the gradients dO and dS of the end state, with U, W and the entry states saved:
+
+    dU = P^T dO + e K dS,  Y = W^T dU = dV
+    dS <- d_end dS + (d_q Q)^T dO - (d K)^T Y
+    dQ = d_q dO S^T + F K,  F = tril(Gamma * dO U^T)
+    dK = (M - d Y S^T) + (M^T K + F^T Q + e U dS^T),  M = -tril(Gamma * Y U^T, -1) times K
+    dbeta = sum(Y * U) / beta^2                                      `backward_kernel`
+
+The gradient of the cumulated log decay is Q * dQ + K * dK of the terms that grow with it - K * dK of those that
+shrink, summed over a row. Products are computed transposed ([value, row]) so that a result is the next product's
+left operand without leaving its registers, and never is a product's result transposed into an operand: Triton
+3.4 to 3.7.0 miscompiles that on Hopper.
+"""
+
+import triton
+import triton.language as tl
+
+LOG2_E = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def product(a, b, PRECISION: tl.constexpr):
+    return tl.dot(a, b, input_precision=PRECISION)
+
+
+@triton.jit
+def invert_unit_lower(a, PRECISION: tl.constexpr):
+    """(I + a)^-1 of a strictly lower 16 x 16 `a` by doubling diagonal blocks; only true inverses are multiplied."""
+    i = tl.arange(0, 16)[:, None]
+    j = tl.arange(0, 16)[None, :]
+    x = tl.where(i == j, 1.0, 0.0) - tl.where(i // 2 == j // 2, a, 0.0)
+    for level in tl.static_range(1, 4):
+        below = tl.where((i >> level + 1 == j >> level + 1) & (i >> level != j >> level), a, 0.0)
+        x -= product(x, product(below, x, PRECISION), PRECISION)
+    return x
+
+
+@triton.jit
+def causal_decay(later, earlier, mask, HAS_DECAY: tl.constexpr):
+    """exp2(later - earlier) where `mask`, else 0; the difference is masked first, as it may be large elsewhere."""
+    if HAS_DECAY:
+        return tl.exp2(tl.where(mask, later - earlier, float("-inf")))
+    else:
+        return tl.where(mask, 1.0, 0.0)
+
+
+@triton.jit
+def safe_beta(beta):
+    """Away from zero by less than float32 resolves in the values, so that errors are had by dividing updates."""
+    return tl.where(tl.abs(beta) < 1e-7, 1e-7, beta)
+
+
+@triton.jit(do_not_specialize=["T"])
+def solve_kernel(
+    k,
+    beta,
+    log_decay,
+    w,
+    T,
+    H: tl.constexpr,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    BK: tl.constexpr,
+    TOKENS: tl.constexpr,
+    STEPS_PADDED: tl.constexpr,
+    HAS_DECAY: tl.constexpr,
+    PRECISION: tl.constexpr,
+    INVERSE_PRECISION: tl.constexpr,
+):
+    """W of one chunk and head: 16 x 16 blocks, two of them joined where a chunk has 32 rows."""
+    R: tl.constexpr = TOKENS * STEPS_PADDED
+    pid = tl.program_id(0).to(tl.int64)
+    h = pid % H
+    chunks = tl.cdiv(T, TOKENS)
+    c = (pid // H) % chunks
+    b = pid // H // chunks
+    left = T - c * TOKENS
+    first = b * T + c * TOKENS
+    i = tl.arange(0, 16)
+    column = tl.arange(0, BK)
+    below = i[:, None] > i[None, :]
+    w += ((b * H + h) * chunks + c) * (R * R) + i[:, None] * R + i[None, :]
+    k += first * (N * H * K) + h * K
+    beta += first * (N * H) + h
+    log_decay += first * H + h
+
+    token = i // STEPS_PADDED
+    step = i % STEPS_PADDED
+    live = (token < left) & (step < N)
+    row = token * N + step
+    k1 = tl.load(k + row[:, None] * (H * K) + column[None, :], live[:, None] & (column < K)[None, :], 0.0)
+    b1 = safe_beta(tl.load(beta + row * H, live, 0.0).to(tl.float32))
+    g1 = tl.zeros([16], tl.float32)
+    if HAS_DECAY:
+        g1 = tl.cumsum(tl.load(log_decay + token * H, live & (step == 0), 0.0).to(tl.float32) * LOG2_E, 0)
+    a = product(k1, tl.trans(k1), PRECISION) * causal_decay(g1[:, None], g1[None, :], below, HAS_DECAY)
+    x1 = invert_unit_lower(b1[:, None] * a, INVERSE_PRECISION)
+    tl.store(w, (x1 * b1[None, :]).to(w.dtype.element_ty))
+
+    if R == 32:
+        token += 16 // STEPS_PADDED
+        live = (token < left) & (step < N)
+        row = token * N + step
+        k2 = tl.load(k + row[:, None] * (H * K) + column[None, :], live[:, None] & (column < K)[None, :], 0.0)
+        b2 = safe_beta(tl.load(beta + row * H, live, 0.0).to(tl.float32))
+        g2 = tl.zeros([16], tl.float32)
+        if HAS_DECAY:
+            decay = tl.load(log_decay + token * H, live & (step == 0), 0.0).to(tl.float32) * LOG2_E
+            g2 = tl.cumsum(decay, 0) + tl.sum(tl.where(i == 15, g1, 0.0), 0)
+        a = product(k2, tl.trans(k2), PRECISION) * causal_decay(g2[:, None], g2[None, :], below, HAS_DECAY)
+        x2 = invert_unit_lower(b2[:, None] * a, INVERSE_PRECISION)
+        a = product(k2, tl.trans(k1), PRECISION) * b2[:, None]
+        a *= causal_decay(g2[:, None], g1[None, :], (i >= 0)[:, None], HAS_DECAY)
+        x21 = -product(x2, product(a, x1, INVERSE_PRECISION), INVERSE_PRECISION)
+        tl.store(w + 16, tl.zeros([16, 16], w.dtype.element_ty))
+        tl.store(w + 16 * R, (x21 * b1[None, :]).to(w.dtype.element_ty))
+        tl.store(w + 16 * R + 16, (x2 * b2[None, :]).to(w.dtype.element_ty))
+
+
+@triton.jit(do_not_specialize=["T"])
+def forward_kernel(
+    q,
+    k,
+    v,
+    log_decay,
+    w,
+    initial_state,
+    output,
+    final_state,
+    u,
+    states,
+    T,
+    H: tl.constexpr,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    V: tl.constexpr,
+    BK: tl.constexpr,
+    BV: tl.constexpr,
+    TOKENS: tl.constexpr,
+    STEPS_PADDED: tl.constexpr,
+    HAS_DECAY: tl.constexpr,
+    HAS_INITIAL: tl.constexpr,
+    SAVE: tl.constexpr,
+    PRECISION: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    """Output and final state of one head and slice of value columns; U and entry states too where they are saved."""
+    R: tl.constexpr = TOKENS * STEPS_PADDED
+    Q: tl.constexpr = TOKENS if TOKENS > 16 else 16
+    slices: tl.constexpr = (V + BV - 1) // BV
+    pid = tl.program_id(0).to(tl.int64)
+    head = pid // slices
+    b = head // H
+    h = head % H
+    chunks = tl.cdiv(T, TOKENS)
+    dtype: tl.constexpr = k.dtype.element_ty
+
+    r = tl.arange(0, R)
+    token = r // STEPS_PADDED
+    step = r % STEPS_PADDED
+    row = token * N + step
+    cq = tl.arange(0, Q)
+    kk = tl.arange(0, BK)
+    vv = (pid % slices).to(tl.int32) * BV + tl.arange(0, BV)
+    causal = token[:, None] <= cq[None, :]
+    square = (vv < V)[:, None] & (kk < K)[None, :]
+    state_offsets = head * (K * V) + kk[None, :] * V + vv[:, None]
+    if HAS_INITIAL:
+        state = tl.load(initial_state + state_offsets, square, 0.0).to(tl.float32)
+    else:
+        state = tl.zeros([BV, BK], tl.float32)
+
+    for c in tl.range(0, chunks, num_stages=STAGES):
+        first = b * T + c * TOKENS
+        left = T - c * TOKENS
+        live = (token < left) & (step < N)
+        live_q = (cq < left) & (cq < TOKENS)
+        rows_k = live[:, None] & (kk < K)[None, :]
+        rows_v = live[:, None] & (vv < V)[None, :]
+        at_k = (first * N * H + h) * K + row[:, None] * (H * K) + kk[None, :]
+        at_v = (first * N * H + h) * V + row[:, None] * (H * V) + vv[None, :]
+        q_c = tl.load(
+            q + (first * H + h) * K + cq[:, None] * (H * K) + kk[None, :], live_q[:, None] & (kk < K)[None, :], 0.0
+        )
+        k_c = tl.load(k + at_k, rows_k, 0.0)
+        v_c = tl.load(v + at_v, rows_v, 0.0)
+        w_c = tl.load(w + (head * chunks + c) * (R * R) + r[:, None] * R + r[None, :])
+        if SAVE:
+            at_s = (head * chunks + c) * (V * K) + vv[:, None] * K + kk[None, :]
+            if HAS_INITIAL:
+                tl.store(states + at_s, state.to(dtype), square)
+            else:
+                tl.store(states + at_s, state.to(dtype), square & (vv < c * V)[:, None])
+        g = tl.zeros([R], tl.float32)
+        g_q = tl.zeros([Q], tl.float32)
+        if HAS_DECAY:
+            at = log_decay + first * H + h
+            g = tl.cumsum(tl.load(at + token * H, live & (step == 0), 0.0).to(tl.float32) * LOG2_E, 0)
+            g_q = tl.cumsum(tl.load(at + cq * H, live_q, 0.0).to(tl.float32) * LOG2_E, 0)
+            g_end = tl.sum(tl.load(at + cq * H, live_q, 0.0).to(tl.float32) * LOG2_E, 0)
+
+        operand = state.to(dtype)
+        x = product(operand, tl.trans(k_c), PRECISION)
+        o = product(operand, tl.trans(q_c), PRECISION)
+        if HAS_DECAY:
+            x *= tl.exp2(g)[None, :]
+            o *= tl.exp2(g_q)[None, :]
+        x = tl.trans(v_c).to(tl.float32) - x
+        p = product(k_c, tl.trans(q_c), PRECISION) * causal_decay(g_q[None, :], g[:, None], causal, HAS_DECAY)
+        update = product(x.to(dtype), tl.trans(w_c), PRECISION)
+        o += product(update.to(dtype), p.to(dtype), PRECISION)
+        if HAS_DECAY:
+            state *= tl.exp2(g_end)
+            state += product((update * tl.exp2(g_end - g)[None, :]).to(dtype), k_c, PRECISION)
+        else:
+            state += product(update.to(dtype), k_c, PRECISION)
+        tl.store(
+            output + (first * H + h) * V + cq[None, :] * (H * V) + vv[:, None],
+            o.to(dtype),
+            live_q[None, :] & (vv < V)[:, None],
+        )
+        if SAVE:
+            at_u = (first * N * H + h) * V + row[None, :] * (H * V) + vv[:, None]
+            tl.store(u + at_u, update.to(dtype), live[None, :] & (vv < V)[:, None])
+    tl.store(final_state + state_offsets, state, square)
+
+
+@triton.jit(do_not_specialize=["T"])
+def backward_kernel(
+    q,
+    k,
+    beta,
+    log_decay,
+    w,
+    u,
+    states,
+    grad_output,
+    grad_final,
+    grad_q,
+    grad_k,
+    grad_v,
+    grad_beta,
+    grad_log_decay,
+    grad_initial,
+    T,
+    H: tl.constexpr,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    V: tl.constexpr,
+    BK: tl.constexpr,
+    BV: tl.constexpr,
+    TOKENS: tl.constexpr,
+    STEPS_PADDED: tl.constexpr,
+    HAS_DECAY: tl.constexpr,
+    HAS_INITIAL: tl.constexpr,
+    HAS_GRAD_FINAL: tl.constexpr,
+    PRECISION: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    """Every gradient of one head, chunks in reverse; carries the transposed gradient of the state."""
+    R: tl.constexpr = TOKENS * STEPS_PADDED
+    Q: tl.constexpr = TOKENS if TOKENS > 16 else 16
+    head = tl.program_id(0).to(tl.int64)
+    b = head // H
+    h = head % H
+    chunks = tl.cdiv(T, TOKENS)
+    dtype: tl.constexpr = k.dtype.element_ty
+
+    r = tl.arange(0, R)
+    token = r // STEPS_PADDED
+    step = r % STEPS_PADDED
+    row = token * N + step
+    cq = tl.arange(0, Q)
+    kk = tl.arange(0, BK)
+    vv = tl.arange(0, BV)
+    causal = cq[:, None] >= token[None, :]
+    square = (vv < V)[:, None] & (kk < K)[None, :]
+    state_offsets = head * (K * V) + kk[None, :] * V + vv[:, None]
+    if HAS_GRAD_FINAL:
+        ds = tl.load(grad_final + state_offsets, square, 0.0).to(tl.float32)
+    else:
+        ds = tl.zeros([BV, BK], tl.float32)
+
+    for reverse in tl.range(0, chunks, num_stages=STAGES):
+        c = chunks - 1 - reverse
+        first = b * T + c * TOKENS
+        left = T - c * TOKENS
+        live = (token < left) & (step < N)
+        live_q = (cq < left) & (cq < TOKENS)
+        rows_k = live[:, None] & (kk < K)[None, :]
+        rows_v = live[:, None] & (vv < V)[None, :]
+        queries_k = live_q[:, None] & (kk < K)[None, :]
+        at_k = (first * N * H + h) * K + row[:, None] * (H * K) + kk[None, :]
+        at_v = (first * N * H + h) * V + row[:, None] * (H * V) + vv[None, :]
+        at_q = (first * H + h) * K + cq[:, None] * (H * K) + kk[None, :]
+        at_o = (first * H + h) * V + cq[:, None] * (H * V) + vv[None, :]
+        q_c = tl.load(q + at_q, queries_k, 0.0)
+        k_c = tl.load(k + at_k, rows_k, 0.0)
+        u_c = tl.load(u + at_v, rows_v, 0.0)
+        do = tl.load(grad_output + at_o, live_q[:, None] & (vv < V)[None, :], 0.0)
+        w_c = tl.load(w + (head * chunks + c) * (R * R) + r[:, None] * R + r[None, :])
+        at_s = (head * chunks + c) * (V * K) + vv[:, None] * K + kk[None, :]
+        if HAS_INITIAL:
+            s_c = tl.load(states + at_s, square, 0.0)
+        else:
+            s_c = tl.load(states + at_s, square & (vv < c * V)[:, None], 0.0)
+        b_c = safe_beta(tl.load(beta + first * (N * H) + h + row * H, live, 0.0).to(tl.float32))
+        g = tl.zeros([R], tl.float32)
+        g_q = tl.zeros([Q], tl.float32)
+        if HAS_DECAY:
+            at = log_decay + first * H + h
+            g = tl.cumsum(tl.load(at + token * H, live & (step == 0), 0.0).to(tl.float32) * LOG2_E, 0)
+            g_q = tl.cumsum(tl.load(at + cq * H, live_q, 0.0).to(tl.float32) * LOG2_E, 0)
+            g_end = tl.sum(tl.load(at + cq * H, live_q, 0.0).to(tl.float32) * LOG2_E, 0)
+
+        between = causal_decay(g_q[:, None], g[None, :], causal, HAS_DECAY)
+        p = (product(q_c, tl.trans(k_c), PRECISION) * between).to(dtype)
+        ds_operand = ds.to(dtype)
+        du = product(ds_operand, tl.trans(k_c), PRECISION)
+        if HAS_DECAY:
+            du *= tl.exp2(g_end - g)[None, :]
+        du += product(tl.trans(do), p, PRECISION)
+        y = product(du.to(dtype), w_c, PRECISION)
+        y_operand = y.to(dtype)
+        tl.store(
+            grad_v + (first * N * H + h) * V + row[None, :] * (H * V) + vv[:, None],
+            y_operand,
+            live[None, :] & (vv < V)[:, None],
+        )
+
+        uy = product(u_c, y_operand, PRECISION)
+        db = tl.sum(tl.where(r[:, None] == r[None, :], uy, 0.0), 0) / (b_c * b_c)
+        tl.store(grad_beta + first * (N * H) + h + row * H, db.to(grad_beta.dtype.element_ty), live)
+        m = (-uy * causal_decay(g[None, :], g[:, None], r[None, :] > r[:, None], HAS_DECAY)).to(dtype)
+        f = (product(do, tl.trans(u_c), PRECISION) * between).to(dtype)
+
+        dq = product(do, s_c, PRECISION)
+        growing = product(tl.trans(s_c), y_operand, PRECISION)
+        dk = product(u_c, ds_operand, PRECISION)
+        if HAS_DECAY:
+            dq *= tl.exp2(g_q)[:, None]
+            growing *= tl.exp2(g)[None, :]
+            dk *= tl.exp2(g_end - g)[:, None]
+            at_end = tl.sum(tl.sum(dk * k_c, 1), 0)
+            at_end += tl.exp2(g_end) * tl.sum(tl.sum(ds * s_c, 1), 0)
+        dq += product(f, k_c, PRECISION)
+        growing = product(tl.trans(k_c), m, PRECISION) - growing
+        dk += product(m, k_c, PRECISION)
+        shrinking = product(tl.trans(q_c), f, PRECISION)
+        if HAS_DECAY:
+            dg_q = tl.sum(dq * q_c, 1)
+            dg = tl.sum((growing - shrinking) * tl.trans(k_c), 0) - tl.sum(dk * k_c, 1)
+            later = tl.where(token[None, :] >= cq[:, None], dg[None, :], 0.0)
+            later_q = tl.where(cq[None, :] >= cq[:, None], dg_q[None, :], 0.0)
+            dg_token = at_end + tl.sum(later, 1) + tl.sum(later_q, 1)
+            at = grad_log_decay + first * H + h + cq * H
+            tl.store(at, dg_token.to(grad_log_decay.dtype.element_ty), live_q)
+        tl.store(grad_q + at_q, dq.to(dtype), queries_k)
+        tl.store(grad_k + at_k, (dk + tl.trans(growing + shrinking)).to(dtype), rows_k)
+
+        do_t = tl.trans(do)
+        if HAS_DECAY:
+            do_t = (do_t.to(tl.float32) * tl.exp2(g_q)[None, :]).to(dtype)
+            y_operand = (y * tl.exp2(g)[None, :]).to(dtype)
+            ds *= tl.exp2(g_end)
+        ds += product(do_t, q_c, PRECISION)
+        ds -= product(y_operand, k_c, PRECISION)
+    if HAS_INITIAL:
+        tl.store(grad_initial + state_offsets, ds, square)
