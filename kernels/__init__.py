@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Generator, Tensor
 
-from tsseq.kernels import delta_rule, diagonal_scan
+from tsseq.kernels import delta_rule, diagonal_scan, gated_norm, short_convolution
 
 
 @dataclass(frozen=True)
@@ -34,5 +34,12 @@ OPS: dict[str, Op] = {
     ),
     "diagonal_scan": Op(
         diagonal_scan.diagonal_scan, diagonal_scan.reference, diagonal_scan.chunked, diagonal_scan.example_inputs
+    ),
+    "gated_norm": Op(gated_norm.gated_norm, gated_norm.reference, gated_norm.chunked, gated_norm.example_inputs),
+    "short_convolution": Op(
+        short_convolution.short_convolution,
+        short_convolution.reference,
+        short_convolution.chunked,
+        short_convolution.example_inputs,
     ),
 }
