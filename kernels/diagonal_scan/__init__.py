@@ -23,7 +23,7 @@ def diagonal_scan(
     reverse: bool = False,
     resets: Bool[Tensor, "batch time"] | None = None,
 ) -> tuple[Inexact[Tensor, "batch time state"], Inexact[Tensor, "batch state"]]:
-    """All states of h_t = decay_t * h_{t-1} + inputs_t, elementwise; with `reverse`, h_{t+1} takes the place of h_{t-1}.
+    """All states of h_t = decay_t * h_{t-1} + inputs_t; with `reverse`, of h_t = decay_t * h_{t+1} + inputs_t.
 
     `decay` is constant in time if it has one axis. `resets` marks the first position of every series packed
     into a row: no state crosses from before a mark to the mark or back, whichever way the scan runs.

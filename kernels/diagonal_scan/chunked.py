@@ -86,7 +86,8 @@ def _scan(a: Tensor, b: Tensor, state: Tensor, reverse: bool) -> Tensor:
     state = _scan_chunks(a_chunks, b_chunks, states_chunks, state, reverse)
     if rest:
         left = slice(0, rest) if reverse else slice(time - rest, time)
-        _scan_chunks(*(x[:, left].unsqueeze(1) for x in (a, b, states)), state, reverse)
+        a_left, b_left, states_left = (x[:, left].unsqueeze(1) for x in (a, b, states))
+        _scan_chunks(a_left, b_left, states_left, state, reverse)
     return states
 
 

@@ -1,0 +1,198 @@
+"""Recurrences with small dense blocks, or a Walsh-Hadamard matrix, in plain torch: any device, memory linear in time.
+
+Few small blocks: time is cut into chunks that advance together, first with the product of their matrices, to
+carry the state from chunk to chunk, then with the right state. Many or large ones fill a step by themselves.
+Gradients are hand-written: the same recurrence with transposed matrices, backwards in time.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
+
+from tsseq.array_typing import Float, Tensor
+
+NUMBERS_PER_STEP = 16384
+"""Matrix entries that make one step worth starting on a CPU."""
+
+STEPS_OF_MATRICES = 64
+"""How many positions have their matrices in memory at once when they are formed from increments."""
+
+
+def block_scan(
+    transitions: Float[Tensor, "batch time block size size"],
+    inputs: Float[Tensor, "batch time block size"] | None = None,
+    initial_state: Float[Tensor, "batch block size"] | None = None,
+) -> tuple[Float[Tensor, "batch time block size"], Float[Tensor, "batch block size"]]:
+    """See `tsseq.kernels.block_scan.block_scan`."""
+    dtype = torch.promote_types(transitions.dtype, torch.float32)
+    matrices = transitions.to(dtype)
+    b = None if inputs is None else inputs.to(dtype)
+    state = matrices.new_zeros(matrices[:, 0, ..., 0].shape) if initial_state is None else initial_state.to(dtype)
+    states: Tensor = _BlockScan.apply(matrices, b, state)  # type: ignore[no-untyped-call]
+    return states.to(transitions.dtype), states[:, -1]
+
+
+def controlled_block_scan(
+    increments: Float[Tensor, "batch time omega"],
+    weights: Float[Tensor, "omega block size size"],
+    inputs: Float[Tensor, "batch time block size"] | None = None,
+    initial_state: Float[Tensor, "batch block size"] | None = None,
+) -> tuple[Float[Tensor, "batch time block size"], Float[Tensor, "batch block size"]]:
+    """See `tsseq.kernels.block_scan.controlled_block_scan`; matrices exist for a few positions at a time."""
+    dtype = torch.promote_types(increments.dtype, torch.float32)
+    omega, block, size, _ = weights.shape
+    w = weights.to(dtype).flatten(1)
+    identity = torch.eye(size, dtype=dtype, device=w.device)
+
+    def advance(delta: Tensor, b: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor]:
+        matrices = (delta @ w).unflatten(-1, (block, size, size)) + identity
+        return block_scan(matrices, b, state)
+
+    if initial_state is None:
+        state = w.new_zeros(increments.shape[0], block, size)
+    else:
+        state = initial_state.to(dtype)
+    pieces = []
+    for t in range(0, increments.shape[1], STEPS_OF_MATRICES):
+        now = slice(t, t + STEPS_OF_MATRICES)
+        b = None if inputs is None else inputs[:, now].to(dtype)
+        delta = increments[:, now].to(dtype)
+        piece, state = checkpoint(advance, delta, b, state, use_reentrant=False, preserve_rng_state=False)
+        pieces.append(piece)
+    return torch.cat(pieces, dim=1).to(increments.dtype), state
+
+
+def hadamard_scan(
+    diagonal: Float[Tensor, "batch time state"],
+    inputs: Float[Tensor, "batch time state"] | None = None,
+    initial_state: Float[Tensor, "batch state"] | None = None,
+) -> tuple[Float[Tensor, "batch time state"], Float[Tensor, "batch state"]]:
+    """See `tsseq.kernels.block_scan.hadamard_scan`; a product of two transitions has no structure: no chunks."""
+    dtype = torch.promote_types(diagonal.dtype, torch.float32)
+    b = None if inputs is None else inputs.to(dtype)
+    a = diagonal.to(dtype)
+    state = torch.zeros_like(a[:, 0]) if initial_state is None else initial_state.to(dtype)
+    states: Tensor = _HadamardScan.apply(a, b, state)  # type: ignore[no-untyped-call]
+    return states.to(diagonal.dtype), states[:, -1]
+
+
+class _BlockScan(Function):
+    @staticmethod
+    def forward(ctx: Any, matrices: Tensor, b: Tensor | None, state: Tensor) -> Tensor:
+        states = _scan_blocks(matrices, b, state)
+        ctx.has_inputs = b is not None
+        ctx.save_for_backward(matrices, state, states)
+        return states
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        matrices, state, states = ctx.saved_tensors
+        # Backwards in time the gradient of position t arrives through the transposed matrix of position t + 1.
+        backwards = matrices.flip(1).mT
+        matrix_after = torch.cat([torch.zeros_like(backwards[:, :1]), backwards[:, :-1]], dim=1)
+        g = _scan_blocks(matrix_after, gradient.flip(1), torch.zeros_like(state)).flip(1)
+        before = torch.cat([state.unsqueeze(1), states[:, :-1]], dim=1)
+        d_state = (matrices[:, 0].mT @ g[:, 0].unsqueeze(-1)).squeeze(-1)
+        return g.unsqueeze(-1) * before.unsqueeze(-2), g if ctx.has_inputs else None, d_state
+
+
+def _scan_blocks(matrices: Tensor, b: Tensor | None, state: Tensor) -> Tensor:
+    """All states [batch, time, block, size]: equal chunks together, then the remainder."""
+    batch, time, block, size, _ = matrices.shape
+    numbers = max(1, batch * block * size * size)
+    chunks = max(1, min(math.isqrt(time), NUMBERS_PER_STEP // numbers))
+    length = time // chunks
+    cut = chunks * length
+    states = matrices.new_empty(batch, time, block, size)
+    split = [None if x is None else x[:, :cut].unflatten(1, (chunks, length)) for x in (matrices, b)]
+    assert split[0] is not None
+    state = _advance(split[0], split[1], _enter_chunks(split[0], split[1], state), states[:, :cut])
+    if cut < time:
+        rest = None if b is None else b[:, None, cut:]
+        _advance(matrices[:, None, cut:], rest, state.unsqueeze(1), states[:, cut:])
+    return states
+
+
+def _enter_chunks(matrices: Tensor, b: Tensor | None, state: Tensor) -> Tensor:
+    """The state before each chunk, [batch, chunk, block, size]."""
+    chunks, length, block, size = matrices.shape[1:5]
+    if chunks == 1:
+        return state.unsqueeze(1)
+    # Each chunk but the last maps an entering state to product @ state + offset; both advance as one matrix.
+    flow = torch.eye(size, size + 1, dtype=state.dtype, device=state.device)
+    flow = flow.expand(state.shape[0], chunks - 1, block, size, size + 1)
+    for t in range(length):
+        flow = matrices[:, :-1, t] @ flow
+        if b is not None:
+            flow[..., -1] += b[:, :-1, t]
+    entering = [state]
+    for chunk in range(chunks - 1):
+        product, offset = flow[:, chunk, ..., :-1], flow[:, chunk, ..., -1]
+        entering.append((product @ entering[-1].unsqueeze(-1)).squeeze(-1) + offset)
+    return torch.stack(entering, dim=1)
+
+
+def _advance(matrices: Tensor, b: Tensor | None, state: Tensor, states: Tensor) -> Tensor:
+    """Fill `states` from the state before each chunk; returns the last state of the last chunk."""
+    chunks, length = matrices.shape[1:3]
+    out = states.unflatten(1, (chunks, length))
+    h = state.unsqueeze(-1)
+    for t in range(length):
+        h = matrices[:, :, t] @ h
+        if b is not None:
+            h += b[:, :, t].unsqueeze(-1)
+        out[:, :, t] = h.squeeze(-1)
+    return h[:, -1].squeeze(-1)
+
+
+class _HadamardScan(Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor | None, state: Tensor) -> Tensor:
+        states = torch.empty_like(a, memory_format=torch.contiguous_format)
+        factors = hadamard_factors(a.shape[-1], a)
+        h = state
+        for t in range(a.shape[1]):
+            h = torch.add(h, _transform(a[:, t] * h, factors), out=states[:, t])
+            if b is not None:
+                h += b[:, t]
+        ctx.has_inputs = b is not None
+        ctx.save_for_backward(a, state, states)
+        return states
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        a, state, states = ctx.saved_tensors
+        factors = hadamard_factors(a.shape[-1], a)
+        g, transformed = torch.empty_like(states), torch.empty_like(states)
+        carried = torch.zeros_like(state)
+        for t in range(a.shape[1] - 1, -1, -1):
+            torch.add(gradient[:, t], carried, out=g[:, t])
+            transformed[:, t] = _transform(g[:, t], factors)
+            carried = torch.addcmul(g[:, t], a[:, t], transformed[:, t])
+        before = torch.cat([state.unsqueeze(1), states[:, :-1]], dim=1)
+        return before * transformed, g if ctx.has_inputs else None, carried
+
+
+def hadamard_factors(width: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Two normalised Sylvester matrices whose Kronecker product is the one of `width`, a power of two."""
+    exponent = width.bit_length() - 1
+    return _sylvester(exponent // 2, like), _sylvester(exponent - exponent // 2, like)
+
+
+def _sylvester(exponent: int, like: Tensor) -> Tensor:
+    matrix = like.new_ones(1, 1)
+    for _ in range(exponent):
+        matrix = torch.kron(matrix.new_tensor([[1.0, 1.0], [1.0, -1.0]]), matrix)
+    return matrix / 2 ** (exponent / 2)
+
+
+def _transform(x: Tensor, factors: tuple[Tensor, Tensor]) -> Tensor:
+    """H x along the last axis, as H = left (x) right; both are symmetric."""
+    left, right = factors
+    return (left @ x.unflatten(-1, (left.shape[0], right.shape[0])) @ right).flatten(-2)
