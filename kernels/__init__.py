@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Generator, Tensor
 
-from tsseq.kernels import delta_rule, diagonal_scan, gated_norm, short_convolution
+from tsseq.kernels import block_scan, delta_rule, diagonal_scan, gated_norm, short_convolution, slstm
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,18 @@ class Op:
 
 
 OPS: dict[str, Op] = {
+    "block_scan": Op(
+        block_scan.block_scan,
+        block_scan.reference.block_scan,
+        block_scan.chunked.block_scan,
+        block_scan.block_examples,
+    ),
+    "controlled_block_scan": Op(
+        block_scan.controlled_block_scan,
+        block_scan.reference.controlled_block_scan,
+        block_scan.chunked.controlled_block_scan,
+        block_scan.controlled_examples,
+    ),
     "delta_rule": Op(
         delta_rule.delta_rule, delta_rule.reference, delta_rule.chunked, delta_rule.example_inputs
     ),
@@ -36,10 +48,17 @@ OPS: dict[str, Op] = {
         diagonal_scan.diagonal_scan, diagonal_scan.reference, diagonal_scan.chunked, diagonal_scan.example_inputs
     ),
     "gated_norm": Op(gated_norm.gated_norm, gated_norm.reference, gated_norm.chunked, gated_norm.example_inputs),
+    "hadamard_scan": Op(
+        block_scan.hadamard_scan,
+        block_scan.reference.hadamard_scan,
+        block_scan.chunked.hadamard_scan,
+        block_scan.hadamard_examples,
+    ),
     "short_convolution": Op(
         short_convolution.short_convolution,
         short_convolution.reference,
         short_convolution.chunked,
         short_convolution.example_inputs,
     ),
+    "slstm": Op(slstm.slstm, slstm.reference, slstm.chunked, slstm.example_inputs),
 }

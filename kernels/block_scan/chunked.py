@@ -186,7 +186,7 @@ def hadamard_factors(width: int, like: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _sylvester(exponent: int, like: Tensor) -> Tensor:
-    matrix = like.new_ones(1, 1)
+    matrix: Tensor = like.new_ones(1, 1)
     for _ in range(exponent):
         matrix = torch.kron(matrix.new_tensor([[1.0, 1.0], [1.0, -1.0]]), matrix)
     return matrix / 2 ** (exponent / 2)
@@ -195,4 +195,5 @@ def _sylvester(exponent: int, like: Tensor) -> Tensor:
 def _transform(x: Tensor, factors: tuple[Tensor, Tensor]) -> Tensor:
     """H x along the last axis, as H = left (x) right; both are symmetric."""
     left, right = factors
-    return (left @ x.unflatten(-1, (left.shape[0], right.shape[0])) @ right).flatten(-2)
+    y: Tensor = (left @ x.unflatten(-1, (left.shape[0], right.shape[0])) @ right).flatten(-2)
+    return y
