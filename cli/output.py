@@ -1,6 +1,8 @@
 """Where commands write: checked before any work, written whole or not at all."""
 
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -22,3 +24,27 @@ def ensure_folder(path: Path) -> Path:
     if not os.access(path, os.W_OK):
         raise ValueError(f"the folder {path} is not writable")
     return path
+
+
+def ensure_file(path: Path, suffixes: Sequence[str]) -> Path:
+    """The file `path`, which need not exist; ValueError where it cannot be written or has another suffix."""
+    path = Path(path).expanduser()
+    if path.suffix not in suffixes:
+        raise ValueError(f"expected a file called *{', *'.join(suffixes)}, got {path}")
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise ValueError(f"the folder {folder} does not exist")
+    if path.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
+        raise ValueError(f"{path} is not writable")
+    return path
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """A name to write to beside `path`; what was written takes the place of `path` at the end, or vanishes."""
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

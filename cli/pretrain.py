@@ -44,12 +44,12 @@ def pretrain(
 ) -> None:
     """Train a forecaster on synthetic series and leave a checkpoint that `tsseq forecast` reads.
 
-    Everything is written to the folder OUT: model.safetensors, log/metrics.csv, loss.png, and last.ckpt, from
+    Everything is written to the folder OUT: model.safetensors, metrics.csv, loss.png, and last.ckpt, from
     which the same command continues after a kill, with the loss curve of an uninterrupted run.
 
     Examples:
       tsseq pretrain runs/tiny --width 64 --layers 2 --mlp_width 128 --max_steps 200 --batch_size 32
-      tsseq pretrain runs/lru --mixer lru --precision bf16-mixed --compile true
+      tsseq pretrain runs/lru --mixer lru --precision bf16-mixed --compile
 
     Args:
         out: folder of the run; made if absent
@@ -157,5 +157,5 @@ def run(
     module = ForecasterModule(Forecaster(forecaster), training)
     data = PriorDataModule(PRIORS[prior]() if prior in PRIORS else preset(prior), stream, workers=workers)
     model = fit(module, data, folder, save_every=save_every, **trainer)
-    picture = plot_loss(folder / "log" / "metrics.csv", folder / "loss.png")
+    picture = plot_loss(folder / "metrics.csv", folder / "loss.png")
     Console().print(f"checkpoint {model}\nloss curve {picture}")

@@ -1,0 +1,1 @@
+"""The command line. One typed function per command; `__main__.COMMANDS` names them all."""
