@@ -1,7 +1,7 @@
 """Turns whole series into training tasks: what is visible, where scaling looks, what is to be forecast.
 
-One series is many examples at once. Every position forecasts the patch after it, and up to three spans of
-patches are hidden from the input, the first right behind the stretch to which the scale is fitted, so that
+One series is many examples at once. Every position forecasts the patch after it, and several spans of
+patches are hidden from the input, one of them right behind the stretch to which the scale is fitted, so that
 horizons from one patch to `MAX_SPAN` are all trained in one pass.
 """
 
@@ -25,9 +25,7 @@ class TrainingBatch(NamedTuple):
     targets: Bool[Tensor, "batch time"]
 
 
-def masked_spans(
-    generator: Generator, values: Float[Tensor, "batch time"], patch_length: int
-) -> TrainingBatch:
+def masked_spans(generator: Generator, values: Float[Tensor, "batch time"], patch_length: int) -> TrainingBatch:
     """Draw a task for each series; `values` may hold NaN, and its length is a multiple of `patch_length`."""
     batch, length = values.shape
     if length % patch_length or length < 2 * patch_length:
@@ -49,10 +47,11 @@ def masked_spans(
     cut = cut.clamp(max=patches - 1)
 
     position = torch.arange(patches, device=device)
-    hidden = _span(position, cut, _span_length(uniform(), MAX_SPAN), uniform() < 0.8)
-    for _ in range(2):
-        where = cut + (patches - cut) * uniform()
-        hidden |= _span(position, where.floor(), _span_length(uniform(), MAX_SPAN // 2), uniform() < 0.35)
+    # The first span, the horizon proper, leans to long; the others are gaps anywhere behind the first patch.
+    hidden = _span(position, cut, _span_length(uniform().sqrt(), MAX_SPAN), uniform() < 0.85)
+    for _ in range(1 + patches // MAX_SPAN):
+        where = first + 1 + (patches - 1 - first) * uniform()
+        hidden |= _span(position, where.floor(), _span_length(uniform(), MAX_SPAN), uniform() < 0.5)
 
     time = torch.arange(length, device=device)
     known = ~values.isnan()

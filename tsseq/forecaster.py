@@ -131,9 +131,7 @@ class Forecaster(nn.Module):
         return torch.cat([angle.sin(), angle.cos()], dim=-1) * (age > 0)[..., None]
 
     @torch.inference_mode()
-    def forecast(
-        self, context: Context, horizon: int, quantile_levels: Sequence[float] | None = None
-    ) -> Forecast:
+    def forecast(self, context: Context, horizon: int, quantile_levels: Sequence[float] | None = None) -> Forecast:
         """Forecast `horizon` values of each series.
 
         `context` is batch × time (or one series of shape time), or a list of series of any lengths, oldest
@@ -205,12 +203,10 @@ def as_series(context: Context) -> list[Tensor]:
     if isinstance(context, Tensor | np.ndarray):
         values = torch.as_tensor(context)
         if values.ndim not in (1, 2):
-            raise ValueError(
-                f"expected a context of shape (time,) or (batch, time), got {tuple(values.shape)}"
-            )
+            raise ValueError(f"expected a context of shape (time,) or (batch, time), got {tuple(values.shape)}")
         rows = list(values[None] if values.ndim == 1 else values)
     else:
-        rows = [torch.as_tensor(np.asarray(row)) for row in context]
+        rows = [torch.tensor(np.asarray(row)) for row in context]
     return [_checked(row, i) for i, row in enumerate(rows)]
 
 
@@ -222,8 +218,6 @@ def _checked(row: Tensor, position: int) -> Tensor:
     row = row.detach().cpu()
     row = row if row.dtype == torch.float32 else row.double()
     if row.isinf().any():
-        raise ValueError(
-            f"series {position}: expected finite numbers or NaN for missing, got an infinite value"
-        )
+        raise ValueError(f"series {position}: expected finite numbers or NaN for missing, got an infinite value")
     seen = (~row.isnan()).nonzero()
     return row[int(seen[0]) :] if len(seen) else row[-1:]

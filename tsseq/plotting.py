@@ -17,9 +17,7 @@ def plot_loss(metrics: Path, out: Path) -> Path:
     figure, axis = plt.subplots(figsize=(8, 4.5), layout="constrained")
     axis.plot(log["step"], log["loss"], color="0.75", linewidth=0.8, label="loss")
     span = max(2, len(log) // 50)
-    axis.plot(
-        log["step"], log["loss"].ewm(span=span).mean(), color="#1f4e79", linewidth=1.6, label="smoothed"
-    )
+    axis.plot(log["step"], log["loss"].ewm(span=span).mean(), color="#1f4e79", linewidth=1.6, label="smoothed")
     low, high = np.quantile(log["loss"], [0.0, 0.98])
     axis.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
     axis.set(xlabel="step", ylabel="quantile loss, scaled units")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning
+import pandas as pd
 import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger
@@ -98,18 +100,24 @@ class ForecasterModule(lightning.LightningModule):
 
 
 def fit(
-    module: ForecasterModule, data: PriorDataModule, folder: Path, *, save_every: int = 1000, **trainer: Any
+    module: ForecasterModule,
+    data: PriorDataModule,
+    folder: Path,
+    *,
+    save_every: int = 1000,
+    extra_callbacks: Sequence[Callback] = (),
+    **trainer: Any,
 ) -> Path:
     """Train `module` in `folder`, from last.ckpt there if it exists; returns the finished model.safetensors.
 
-    `trainer` goes to Lightning's Trainer. The folder also receives metrics.csv.
+    `trainer` goes to Lightning's Trainer. The folder also receives the log of every leg, joined in metrics.csv.
     """
     config, last = module.config, folder / "last.ckpt"
     callbacks: list[Callback] = [
-        ModelCheckpoint(
-            folder, filename="last", every_n_train_steps=save_every, enable_version_counter=False
-        ),
-        RichProgressBar(),
+        ModelCheckpoint(folder, filename="last", every_n_train_steps=save_every, enable_version_counter=False),
+        # Every refresh waits for the device; rarely is often enough.
+        RichProgressBar(refresh_rate=20),
+        *extra_callbacks,
     ]
     if config.ema_decay:
         # Weights further back than five half-lives or so no longer count, and early ones would only do harm.
@@ -119,9 +127,17 @@ def fit(
         max_steps=config.max_steps,
         max_epochs=-1,
         callbacks=callbacks,
-        logger=CSVLogger(folder, name="", version="log"),
+        logger=CSVLogger(folder, name="log", flush_logs_every_n_steps=min(save_every, 100)),
         gradient_clip_val=1.0,
         **trainer,
     )
     runner.fit(module, data, ckpt_path=str(last) if last.exists() else None)
+    join_logs(folder).to_csv(folder / "metrics.csv", index=False)
     return save(module.forecaster, folder / "model.safetensors")
+
+
+def join_logs(folder: Path) -> pd.DataFrame:
+    """The logs of all legs of a run; where a resumed leg repeats a step, the later one counts."""
+    legs = sorted((folder / "log").glob("version_*/metrics.csv"), key=lambda path: int(path.parent.name[8:]))
+    rows = pd.concat([pd.read_csv(leg) for leg in legs]).dropna(subset=["loss"])
+    return rows.drop_duplicates("step", keep="last").sort_values("step", ignore_index=True)

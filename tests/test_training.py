@@ -1,0 +1,181 @@
+"""Training: the stream, its tasks, the optimiser, and a run that is killed and resumed."""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from tsseq.backbone import BackboneConfig
+from tsseq.checkpoint import load
+from tsseq.cli.pretrain import run
+from tsseq.datasets.stream import PriorStream, StreamConfig, stream_seed
+from tsseq.datasets.tasks import masked_spans
+from tsseq.forecaster import Forecaster, ForecasterConfig
+from tsseq.muon import NorMuon, orthogonalise, parameter_groups
+from tsseq.synthetic.base import Prior
+from tsseq.training import TrainingConfig, forecasting_loss
+
+PATCH = 8
+TINY = ForecasterConfig(
+    patch_length=PATCH,
+    hidden_width=32,
+    max_context=128,
+    backbone=BackboneConfig(width=32, layers=2, mlp_width=32, options={"gated_delta_product": {"heads": 2}}),
+)
+STREAM = StreamConfig(batch_size=8, patches=16, patch_length=PATCH, short=0.0)
+
+
+@dataclass(frozen=True)
+class Sines(Prior):
+    def sample(self, generator, batch_size, length):
+        period, phase = 4 + 28 * torch.rand(2, batch_size, 1, generator=generator)
+        noise = torch.randn(batch_size, length, generator=generator)
+        return torch.sin(2 * torch.pi * torch.arange(length) / period + phase) + 0.1 * noise
+
+
+def test_stream_seeds_differ():
+    seeds = {stream_seed(seed, rank, step) for seed in range(5) for rank in range(5) for step in range(200)}
+    assert len(seeds) == 5 * 5 * 200
+    assert min(seeds) >= 0 and max(seeds) < 2**63
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 3])
+def test_batches_do_not_depend_on_workers(workers):
+    stream = PriorStream(Sines(), STREAM, first_step=5)
+    loader = torch.utils.data.DataLoader(stream, batch_size=None, num_workers=workers)
+    for step, batch in zip(range(5, 10), loader, strict=False):
+        expected = stream.batch(step)
+        for got, want in zip(batch, expected, strict=True):
+            torch.testing.assert_close(got, want, rtol=0, atol=0, equal_nan=True)
+
+
+def test_ranks_draw_different_series():
+    first, second = (PriorStream(Sines(), STREAM, rank=rank).batch(0).values for rank in (0, 1))
+    assert not torch.equal(first, second)
+
+
+def test_same_batch_in_a_fresh_process():
+    code = (
+        "from tsseq.synthetic.mixture import preset\n"
+        "from tsseq.datasets.stream import PriorStream, StreamConfig\n"
+        "stream = PriorStream(preset('tsseq'), StreamConfig(batch_size=8, patches=4, patch_length=8, seed=3))\n"
+        "print(stream.batch(7).values.nan_to_num().double().sum().item())"
+    )
+    sums = {
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout for _ in "ab"
+    }
+    assert len(sums) == 1
+
+
+def test_tasks_hide_spans_and_never_score_what_was_fitted_only(generator):
+    values = torch.randn(500, 129 * PATCH, generator=generator)
+    values[:, 3::7] = torch.nan
+    task = masked_spans(generator, values, PATCH)
+    missing = values.isnan()
+    assert not (task.visible & missing).any() and not (task.targets & missing).any()
+    assert not (task.fitted & ~task.visible).any()
+    assert task.fitted.any(1).all(), "every series needs something to fit its scale to"
+    assert task.targets.any(1).all(), "every series needs something to forecast"
+    hidden = (~task.visible & task.targets).float().mean() / task.targets.float().mean()
+    assert 0.2 < hidden < 0.6, f"{hidden:.2f} of the targets are hidden"
+
+
+def test_tasks_reject_ragged_lengths(generator):
+    with pytest.raises(ValueError, match="multiple of patch_length"):
+        masked_spans(generator, torch.randn(2, 3 * PATCH + 1), PATCH)
+
+
+def test_orthogonalise_brings_singular_values_near_one(generator):
+    matrices = torch.randn(3, 40, 24, generator=generator)
+    values = torch.linalg.svdvals(orthogonalise(matrices))
+    assert 0.5 < values.min() and values.max() < 1.4
+
+
+def test_schedule():
+    config = TrainingConfig(max_steps=100, warmup_steps=10, decay_fraction=0.2)
+    assert (
+        config.factor(0) < 0.1 and config.factor(50) == 1.0 and config.factor(90) == 0.5 and config.factor(100) == 0.0
+    )
+    assert TrainingConfig(max_steps=100, decay_fraction=0.0).factor(100) > 0.0
+
+
+@pytest.mark.parametrize("bad", [{"max_steps": 0}, {"decay_fraction": 1.5}, {"ema_decay": 1.0}])
+def test_bad_training_config(bad):
+    with pytest.raises(ValueError, match="expected"):
+        TrainingConfig(**bad)
+
+
+def test_training_learns():
+    torch.manual_seed(0)
+    model = Forecaster(TINY)
+    optimizer = NorMuon(parameter_groups(model, 0.0), lr=5e-3)
+    losses = []
+    for _, batch in zip(range(60), PriorStream(Sines(), STREAM), strict=False):
+        loss = forecasting_loss(model, batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-10:]) < 0.75 * sum(losses[:10])
+
+
+def test_constant_prefix_does_not_poison_the_loss():
+    values = torch.zeros(4, 17 * PATCH)
+    values[:, -3 * PATCH :] = 1e4 * torch.randn(4, 3 * PATCH)
+    model = Forecaster(TINY)
+    loss = forecasting_loss(model, masked_spans(torch.Generator().manual_seed(0), values, PATCH))
+    loss.backward()
+    assert loss.isfinite()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def pretrain(folder, *callbacks):
+    run(
+        folder,
+        "seasonal_trend",
+        TINY,
+        TrainingConfig(max_steps=12, warmup_steps=2, ema_decay=0.5, decay_fraction=0.5),
+        STREAM,
+        workers=0,
+        save_every=4,
+        accelerator="cpu",
+        precision=None,
+        log_every_n_steps=1,
+        extra_callbacks=callbacks,
+    )
+
+
+KILLED = """
+import os, sys, lightning
+from pathlib import Path
+sys.path.append({tests!r})
+from test_training import pretrain
+class Kill(lightning.Callback):
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == 6:
+            os._exit(9)
+pretrain(Path({folder!r}), Kill())
+"""
+
+
+@pytest.mark.slow
+def test_killed_run_resumes_with_the_same_loss_curve(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir(), killed.mkdir()
+    pretrain(whole)
+    code = KILLED.format(tests=str(Path(__file__).parent), folder=str(killed))
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 9
+    assert (killed / "last.ckpt").exists() and not (killed / "model.safetensors").exists()
+    pretrain(killed)
+    curves = [pd.read_csv(folder / "metrics.csv").set_index("step")["loss"] for folder in (whole, killed)]
+    assert list(curves[0].index) == list(range(12))
+    pd.testing.assert_series_equal(*curves)
+    models = [load(folder / "model.safetensors").state_dict() for folder in (whole, killed)]
+    for key, weight in models[0].items():
+        torch.testing.assert_close(weight, models[1][key], rtol=1e-6, atol=1e-7)
+    assert all((folder / "loss.png").stat().st_size > 1000 for folder in (whole, killed))
