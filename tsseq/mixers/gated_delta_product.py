@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from tsseq.array_typing import Float, State, Tensor
 from tsseq.kernels.delta_rule import delta_rule
+from tsseq.kernels.gated_norm import gated_norm
 from tsseq.kernels.short_convolution import short_convolution
 from tsseq.mixers.base import SequenceMixer, at_least_float32
 
@@ -102,9 +103,9 @@ class GatedDeltaProduct(SequenceMixer):
             query, key = self._rotate(query, key, position)
         query = query * self.head_width**-0.5
         output, memory = delta_rule(query, key, value, beta, log_decay, memory)
-        output = F.rms_norm(output, (self.head_width,), self.norm.to(output.dtype), 1e-5).flatten(2)
+        output = gated_norm(output, gate.unflatten(-1, shape[1:]), self.norm.expand(self.heads, -1))
         window = torch.cat([past_mixed, past_value], dim=-1)
-        return self.project_out(output * F.silu(gate)), (window, memory, position + x.shape[1])
+        return self.project_out(output.flatten(2)), (window, memory, position + x.shape[1])
 
     def _rates(self, rates: Tensor) -> tuple[Tensor, Tensor | None]:
         rates = at_least_float32(rates)
