@@ -7,6 +7,7 @@ from torch import Generator, Tensor
 
 from tsseq.array_typing import Float
 from tsseq.synthetic.base import Prior
+from tsseq.synthetic.curves import standardise
 from tsseq.synthetic.draws import chance, choice, log_uniform, normal, uniform
 from tsseq.synthetic.noise import arma_response, innovations
 from tsseq.synthetic.scan import delay, filtered, linear_scan
@@ -44,7 +45,7 @@ class ARIMA(Prior):
         drift = normal(generator, shape) * log_uniform(generator, shape, 1e-3, 0.1) * chance(generator, shape, 0.6)
         walk = (noise + drift).cumsum(-1)
         leak = torch.exp(-1 / log_uniform(generator, shape, 20.0, 1000.0)).expand(batch_size, length)
-        smooth = linear_scan(leak, noise).cumsum(-1)
+        smooth = standardise(linear_scan(leak, noise).cumsum(-1))
         rate = torch.minimum(log_uniform(generator, shape, 3e-3, 0.06), 4.0 / walk.abs().amax(-1, keepdim=True))
         walk = torch.where(chance(generator, shape, 0.5), torch.exp(rate * walk), walk)
         return torch.where(order == 0, noise, torch.where(order == 1, walk, smooth))

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Generator
 
@@ -15,6 +16,9 @@ class Prior(ABC):
     `sample` draws on the generator's device, vectorised over the batch, and takes its randomness from the
     generator alone: the same seed gives the same series in a fresh process.
     """
+
+    sequential: ClassVar[bool] = False
+    """Whether drawing loops over time, which makes very long windows dear on a CPU."""
 
     @abstractmethod
     def sample(self, generator: Generator, batch_size: int, length: int) -> Float[Tensor, "batch time"]:

@@ -24,7 +24,7 @@ class Causal(Prior):
     """
 
     nodes: int = 8
-    roots: Prior = field(default_factory=GaussianProcess)
+    roots: Prior = field(default_factory=lambda: GaussianProcess(shortest=16.0))
 
     def sample(self, generator: Generator, batch_size: int, length: int) -> Float[Tensor, "batch time"]:
         graphs = -(-batch_size // self.nodes)

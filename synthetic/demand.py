@@ -33,7 +33,7 @@ class Demand(Prior):
         size = torch.where(
             thinned, log_uniform(generator, shape, 0.3, 30.0), log_uniform(generator, shape, 0.5, 2000.0)
         )
-        often = torch.where(thinned, log_uniform(generator, shape, 0.02, 0.7), 1.0)
+        often = torch.where(thinned, log_uniform(generator, shape, 0.02, 0.7), torch.inf)
         # An order that happens has at least one unit, so thinned counts are shifted by one.
         counts = torch.poisson((size * log_mean.exp()).clamp(max=1e5), generator=generator) + 1.0 * thinned
         ordered = chance(generator, (batch_size, length), (often * (0.7 * log_mean).exp()).clamp(max=1.0))

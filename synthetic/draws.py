@@ -13,7 +13,7 @@ Shape = tuple[int, ...]
 
 def uniform(generator: Generator, shape: Shape, low: float = 0.0, high: float = 1.0) -> Tensor:
     """Uniform on [low, high)."""
-    return torch.rand(shape, generator=generator, device=generator.device).mul_(high - low).add_(low)
+    return torch.empty(shape, device=generator.device).uniform_(low, high, generator=generator)
 
 
 def log_uniform(generator: Generator, shape: Shape, low: float, high: float) -> Tensor:
@@ -28,6 +28,9 @@ def normal(generator: Generator, shape: Shape) -> Tensor:
 
 def chance(generator: Generator, shape: Shape, probability: float | Tensor) -> Tensor:
     """Boolean, true with the given probability."""
+    if isinstance(probability, float):
+        drawn = torch.empty(shape, dtype=torch.bool, device=generator.device)
+        return drawn.bernoulli_(probability, generator=generator)
     return torch.rand(shape, generator=generator, device=generator.device) < probability
 
 

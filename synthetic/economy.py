@@ -66,7 +66,7 @@ class Economy(Prior):
         phase = time_steps(generator, length) / period + uniform(generator, shape)
         change = smooth_path(generator, period * log_uniform(generator, shape, 4.0, 60.0), length)
         change = 0.3 * change * chance(generator, shape, 0.6)
-        old, new = (lookup(random_profiles(generator, batch, 96), phase) for _ in range(2))
+        old, new = (lookup(table, phase) for table in random_profiles(generator, 2 * batch, 96).chunk(2))
         scale = log_uniform(generator, shape, 0.5, 20.0) * chance(generator, shape, self.seasonal)
         return scale * torch.lerp(old, new, change)
 

@@ -34,7 +34,7 @@ class Epidemic(Prior):
         spread = log_uniform(generator, shape, 0.01, 0.3)
         mean = size * rate * torch.exp(spread * normal(generator, (batch_size, length)))
         counts = torch.poisson(mean.clamp(max=1e5), generator=generator)
-        total = counts.cumsum(-1) / 30
+        total = counts.cumsum(-1) / length
         return torch.where(chance(generator, shape, self.cumulative), total, counts)
 
     def _waves(self, generator: Generator, batch: int, length: int) -> Tensor:

@@ -49,7 +49,7 @@ class ETS(Prior):
         drive = beta * error
         drive[:, :1] += normal(generator, shape) * log_uniform(generator, shape, 0.003, 0.3)
         slope = linear_scan(damping.expand_as(error), drive) * trended
-        drift = normal(generator, shape) * log_uniform(generator, shape, 1e-4, 0.05) * trended
+        drift = normal(generator, shape) * log_uniform(generator, shape, 1e-4, 0.03) * trended
         return (alpha * error + damping * delay(slope) + drift).cumsum(-1) - alpha * error
 
     def _season(self, generator: Generator, error: Tensor) -> Tensor:

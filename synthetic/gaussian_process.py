@@ -60,10 +60,12 @@ def stationary_pair(
 class GaussianProcess(Prior):
     """Up to `max_kernels` kernels joined from left to right by + or ×, then a linear kernel or a changed point.
 
-    Periods are calendar ones for a share `calendar` of the periodic kernels, otherwise log-uniform.
+    Periods are calendar ones for a share `calendar` of the periodic kernels, otherwise log-uniform; lengthscales
+    are log-uniform from `shortest` steps to the length.
     """
 
     max_kernels: int = 4
+    shortest: float = 3.0
     calendar: float = 0.6
     linear: float = 0.25
     change_point: float = 0.1
@@ -97,7 +99,7 @@ class GaussianProcess(Prior):
         """Matérn .3, squared exponential .15, rational quadratic .1, periodic .45."""
         shape, length = (batch_size, 1), lag.shape[-1] - 1
         kind = choice(generator, shape, (0.3, 0.15, 0.1, 0.45))
-        lengthscale = log_uniform(generator, shape, 2.0, max(length / 2.0, 4.0))
+        lengthscale = log_uniform(generator, shape, self.shortest, max(1.0 * length, 2 * self.shortest))
         r = lag / lengthscale
         order = choice(generator, shape, (0.4, 0.3, 0.3))
         smooth = torch.where(kind == 1, torch.exp(-0.5 * r.square()), matern(lag, lengthscale, order))

@@ -31,15 +31,15 @@ class Power(Prior):
         load = self._base(generator, phase) * torch.exp(uniform(generator, shape, 0.0, 0.4) * season)
         load = load * (1 + log_uniform(generator, shape, 3e-3, 0.2) * modulated(generator, batch_size, length))
         rough = log_uniform(generator, shape, 0.1, 3.0) * chance(generator, shape, 0.6)
-        for _ in range(self.appliances):
-            load = load + rough * self._appliance(generator, phase, day)
+        consumers = self._appliance(generator, phase.repeat(self.appliances, 1), day.repeat(self.appliances, 1))
+        load = load + rough * consumers.view(self.appliances, batch_size, length).sum(0)
         off = self._off(generator, batch_size, length)
         return load * torch.where(off, 0.0, 1.0)
 
     def _base(self, generator: Generator, phase: Tensor) -> Tensor:
         shape = (phase.shape[0], 1)
-        daily = lookup(random_profiles(generator, shape[0]), phase)
-        weekly = lookup(random_profiles(generator, shape[0], 84), phase / 7)
+        tables = random_profiles(generator, 2 * shape[0]).chunk(2)
+        daily, weekly = lookup(tables[0], phase), lookup(tables[1], phase / 7)
         swing = log_uniform(generator, shape, 0.05, 0.7) * daily + log_uniform(generator, shape, 0.02, 0.4) * weekly
         return torch.exp(swing)
 

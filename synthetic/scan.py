@@ -1,23 +1,42 @@
 """Linear recursions over time without a loop over time."""
 
+from importlib.util import find_spec
+
 import torch
 from torch import Tensor
 
 from tsseq.array_typing import Float
 
 
-def linear_scan(decay: Float[Tensor, "*batch time"], drive: Float[Tensor, "*batch time"]) -> Tensor:
-    """h_t = decay_t h_{t-1} + drive_t with h_{-1} = 0, by odd-even reduction: O(time) work, O(log time) calls.
+def linear_scan(decay: Float[Tensor, "batch time"], drive: Float[Tensor, "batch time"]) -> Tensor:
+    """h_t = decay_t h_{t-1} + drive_t with h_{-1} = 0; the first drive is therefore the initial state.
 
-    Real or complex; stable for |decay| <= 1 since it never divides.
+    Stable for |decay| <= 1 since nothing is divided. A GPU with Triton scans in one launch.
     """
+    if drive.is_cuda and find_spec("triton"):
+        from tsseq.synthetic.triton_loops import linear_scan as scan
+
+        return scan(decay, drive)
+    return odd_even_scan(decay, drive)
+
+
+def exponential_filter(drive: Float[Tensor, "batch time"], memory: Float[Tensor, "batch 1"]) -> Tensor:
+    """h_t = r h_{t-1} + (1 - r) drive_t with r = e^(-1 / memory), started at the mean of the drive."""
+    root = torch.exp(-1 / memory)
+    inflow = (1 - root) * drive
+    inflow[:, :1] += root * drive.mean(-1, keepdim=True)
+    return linear_scan(root.expand_as(drive), inflow)
+
+
+def odd_even_scan(decay: Float[Tensor, "batch time"], drive: Float[Tensor, "batch time"]) -> Tensor:
+    """`linear_scan` by odd-even reduction in plain torch: O(time) work in O(log time) calls."""
     length = decay.shape[-1]
     if length == 1:
         return drive
     even = length - length % 2
     decay_0, decay_1 = decay[..., 0:even:2], decay[..., 1:even:2]
     drive_0, drive_1 = drive[..., 0:even:2], drive[..., 1:even:2]
-    odd = linear_scan(decay_0 * decay_1, torch.addcmul(drive_1, decay_1, drive_0))
+    odd = odd_even_scan(decay_0 * decay_1, torch.addcmul(drive_1, decay_1, drive_0))
     out = torch.empty_like(drive)
     out[..., 1:even:2] = odd
     out[..., 0] = drive[..., 0]

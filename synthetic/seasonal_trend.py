@@ -110,7 +110,7 @@ class SeasonalTrend(Prior):
         rate = torch.minimum(log_uniform(generator, shape, 0.05, 1.0), 4.0 / reach)
         grown = torch.exp(rate * (centred + noise).clamp(-2 * reach, 2 * reach))
         total = smooth + noise
-        floor = uniform(generator, shape, -0.6, 0.6) * reach
+        floor = uniform(generator, shape, -1.2, 0.8) * centred.abs().mean(-1, keepdim=True)
         cut = (centred - floor).clamp(min=0) * (1 + 0.3 * noise).clamp(min=0)
         out = torch.where(chance(generator, shape, self.multiplicative), grown, total)
         return torch.where(chance(generator, shape, self.clipped), cut, out)
@@ -123,17 +123,20 @@ class SeasonalTrend(Prior):
         drifting = chance(generator, shape, self.drifting)
         jitter = drifting * log_uniform(generator, shape, 3e-3, 0.1) * chance(generator, shape, 0.5)
         spacing = log_uniform(generator, shape, 64.0, 2048.0)
-        phase = time / inner + jitter * smooth_path(generator, spacing, length)
-        product = self._day_by_week(generator, phase, outer / inner)
-        swell = drifting * uniform(generator, shape, 0.1, 0.7)
-        product = product * torch.exp(swell * smooth_path(generator, spacing * 1.5, length))
-        outer_path = lookup(random_profiles(generator, batch), time / outer)
-        slow_path = lookup(random_profiles(generator, batch, 96), time / slow.clamp(min=2.0))
+        phases, swells = smooth_path(generator, torch.cat([spacing, 1.5 * spacing]), length).chunk(2)
+        phase = time / inner + jitter * phases
+        ordinary, special, long, longest = random_profiles(generator, 4 * batch).chunk(4)
+        product = self._day_by_week(generator, phase, outer / inner, ordinary, special)
+        product = product * torch.exp(drifting * uniform(generator, shape, 0.1, 0.7) * swells)
+        outer_path = lookup(long, time / outer)
+        slow_path = lookup(longest, time / slow.clamp(min=2.0))
         weight_outer = log_uniform(generator, shape, 0.05, 2.0) * chance(generator, shape, 0.4)
         weight_slow = log_uniform(generator, shape, 0.1, 2.0) * chance(generator, shape, 0.35)
         return product * chance(generator, shape, 0.9) + weight_outer * outer_path + weight_slow * slow_path
 
-    def _day_by_week(self, generator: Generator, phase: Tensor, ratio: Tensor) -> Tensor:
+    def _day_by_week(
+        self, generator: Generator, phase: Tensor, ratio: Tensor, ordinary: Tensor, special: Tensor
+    ) -> Tensor:
         """The inner profile of ordinary and of special days, each day with its own level and size.
 
         Days repeat with the outer cycle; the special ones are the last two of seven, or random ones.
@@ -141,8 +144,6 @@ class SeasonalTrend(Prior):
         batch = phase.shape[0]
         shape = (batch, 1)
         position = phase / ratio
-        ordinary = lookup(random_profiles(generator, batch), phase)
-        special = lookup(random_profiles(generator, batch), phase)
         weekend = constant((0.0,) * 5 + (1.0,) * 2, generator.device).expand(batch, 7)
         mixed = torch.where(chance(generator, shape, 0.6), weekend, uniform(generator, (batch, 7)))
         share = mixed * uniform(generator, shape) * chance(generator, shape, 0.5)
@@ -150,4 +151,4 @@ class SeasonalTrend(Prior):
         level = normal(generator, (batch, 7)) * 0.3 - weekend * uniform(generator, shape, 0.0, 1.5)
         strength = uniform(generator, shape) * chance(generator, shape, 0.6)
         size, level = torch.lerp(torch.ones_like(size), size, strength), level * strength
-        return torch.lerp(ordinary, special, held(share, position)) * held(size, position) + held(level, position)
+        return torch.lerp(lookup(ordinary, phase), lookup(special, phase), held(share, position)) * held(size, position) + held(level, position)

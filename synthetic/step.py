@@ -25,8 +25,8 @@ class Step(Prior):
 
     def sample(self, generator: Generator, batch_size: int, length: int) -> Float[Tensor, "batch time"]:
         shape, table = (batch_size, 1), (batch_size, self.max_segments)
-        dwell = log_uniform(generator, shape, 12.0, 1500.0).clamp(max=length / 3)
-        dwell = dwell * torch.exp(0.7 * normal(generator, table))
+        dwell = log_uniform(generator, shape, 12.0, 1500.0) * torch.exp(0.7 * normal(generator, table))
+        dwell = dwell.clamp(max=length / 8)  # else many a window has no step at all
         index, age = renewals(generator, dwell, length)
         levels = self._levels(generator, batch_size)
         level, before = levels.gather(-1, index), levels.gather(-1, (index - 1).clamp(min=0))

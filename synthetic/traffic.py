@@ -11,7 +11,7 @@ from tsseq.synthetic.curves import held, impulses, lookup, time_steps
 from tsseq.synthetic.draws import chance, choice, constant, log_uniform, normal, pick, uniform
 from tsseq.synthetic.noise import autoregressive
 from tsseq.synthetic.profiles import SLOTS, bumps, plateau
-from tsseq.synthetic.scan import linear_scan
+from tsseq.synthetic.scan import exponential_filter
 
 
 @dataclass(frozen=True)
@@ -60,5 +60,5 @@ class Traffic(Prior):
         pressure = torch.sigmoid(sharpness * (demand / capacity - 1))
         rate = (log_uniform(generator, shape, 0.01, 0.3) / day).expand_as(demand)
         hit = impulses(generator, rate, torch.full_like(day, 0.4))
-        root = torch.exp(-1 / (day * uniform(generator, shape, 0.005, 0.04)))
-        return linear_scan(root.expand_as(demand), (1 - root) * pressure + 0.6 * hit).clamp(max=1.0)
+        clearing = day * uniform(generator, shape, 0.005, 0.04)
+        return exponential_filter(pressure + 0.6 * hit * clearing.clamp(min=1.0), clearing).clamp(max=1.0)

@@ -14,12 +14,17 @@ from tsseq.synthetic.gaussian_process import PERIODS
 SHAPES = ("sine", "square", "triangle", "sawtooth", "pulse")
 
 
-def wave(phase: Float[Tensor, "batch time"], shape: Tensor, asymmetry: Tensor) -> Float[Tensor, "batch time"]:
-    """A wave between -1 and 1 at a phase in cycles; `shape` indexes SHAPES, `asymmetry` in (0, 1) is its duty."""
+def wave(
+    phase: Float[Tensor, "batch time"], shape: Tensor, asymmetry: Tensor, narrow: Tensor
+) -> Float[Tensor, "batch time"]:
+    """A wave between -1 and 1 at a phase in cycles; `shape` indexes SHAPES.
+
+    `asymmetry` in (0, 1) is the share of the cycle that a square is up or a ramp rises, `narrow` that of a pulse.
+    """
     p = phase - phase.floor()
     rise = torch.where(shape == 2, 0.5, torch.where(shape == 3, 0.998, asymmetry))
     ramp = 2 * torch.minimum(p / rise, (1 - p) / (1 - rise)) - 1
-    duty = torch.where(shape == 1, asymmetry, 0.15 * asymmetry)
+    duty = torch.where(shape == 1, asymmetry, narrow)
     square = torch.where(p < duty, 1.0, -1.0)
     out = torch.where((shape == 1) | (shape == 4), square, ramp)
     return torch.where(shape == 0, torch.sin(2 * torch.pi * p), out)
@@ -70,4 +75,6 @@ class Waveforms(Prior):
         phase = time_steps(generator, length) / period + uniform(generator, shape)
         phase = phase + moving * uniform(generator, shape, 0.0, 0.4) * smooth_path(generator, spacing, length)
         swell = torch.exp(moving * uniform(generator, shape, 0.0, 0.5) * smooth_path(generator, spacing, length))
-        return swell * wave(phase, kind, uniform(generator, shape, 0.1, 0.9))
+        visible = 1.2 / period  # at least one step of every cycle must be up
+        asymmetry = torch.maximum(torch.minimum(uniform(generator, shape, 0.1, 0.9), 1 - visible), visible)
+        return swell * wave(phase, kind, asymmetry, torch.maximum(0.15 * asymmetry, visible))

@@ -7,11 +7,11 @@ from torch import Generator, Tensor
 
 from tsseq.array_typing import Float
 from tsseq.synthetic.base import Prior
-from tsseq.synthetic.curves import time_steps
+from tsseq.synthetic.curves import standardise, time_steps
 from tsseq.synthetic.draws import chance, choice, log_uniform, pick, uniform
 from tsseq.synthetic.hydrology import rainfall
 from tsseq.synthetic.noise import autoregressive
-from tsseq.synthetic.scan import linear_scan
+from tsseq.synthetic.scan import exponential_filter
 
 STEPS_PER_DAY = (288, 144, 96, 48, 24, 8, 4, 1)
 STEP_WEIGHTS = (0.7, 1.5, 0.8, 0.8, 2.5, 0.4, 0.3, 2.0)
@@ -30,7 +30,7 @@ class Weather(Prior):
         shape = (batch_size, 1)
         day = pick(generator, shape, STEPS_PER_DAY, STEP_WEIGHTS)
         days = time_steps(generator, length) / day + uniform(generator, shape, 0.0, 365.25)
-        sun, daylight = self._sun(generator, days, day)
+        sun = self._sun(generator, days, day)
         systems = self._systems(generator, day, length)
         cloud = torch.sigmoid(2 * self._systems(generator, day, length) + 1.2 * systems)
         temperature = self._temperature(generator, days, sun, systems, cloud, day)
@@ -40,7 +40,7 @@ class Weather(Prior):
             (
                 self._wind(generator, sun, day),
                 sun * (1 - uniform(generator, shape, 0.2, 0.9) * cloud),
-                (80 - 25 * (temperature + 0.8 * (1 - cloud))).clamp(max=100.0 - 5 * daylight),
+                self._humidity(generator, temperature, cloud),
                 rainfall(generator, 0.5 * systems - 1.0, day),
                 self._pollution(generator, days, systems, sun, day),
             ),
@@ -49,21 +49,20 @@ class Weather(Prior):
             out = torch.where(variable == number, other, out)
         return out
 
-    def _sun(self, generator: Generator, days: Tensor, day: Tensor) -> tuple[Tensor, Tensor]:
-        """Clear-sky radiation, zero at night, and the share of the day that is light (both swing over the year)."""
+    def _sun(self, generator: Generator, days: Tensor, day: Tensor) -> Tensor:
+        """Clear-sky radiation, zero at night; days are longer and brighter in summer."""
         shape = day.shape
         latitude = uniform(generator, tuple(shape), 0.0, 0.8)
         season = torch.sin(2 * torch.pi * days / 365.25) * latitude
         height = torch.cos(2 * torch.pi * (days - uniform(generator, tuple(shape)))) + 0.9 * season
-        return torch.where(day > 1, height.clamp(min=0), 1 + season), 0.5 + 0.4 * season
+        return torch.where(day > 1, height.clamp(min=0), 1 + season)
 
     def _systems(self, generator: Generator, day: Tensor, length: int) -> Tensor:
         """A smooth AR(2) of 1 to 6 days, unit variance, plus a rough part."""
         shape = tuple(day.shape)
         memory = day * uniform(generator, shape, 0.7, 5.0)
         slow = autoregressive(generator, memory, length)
-        root = torch.exp(-4 / memory)
-        smooth = linear_scan(root.expand_as(slow), (1 - root) * slow) * 1.1
+        smooth = exponential_filter(slow, memory / 4) * 1.1
         return smooth + uniform(generator, shape, 0.0, 0.5) * autoregressive(generator, 0.1 * memory, length)
 
     def _temperature(
@@ -72,9 +71,14 @@ class Weather(Prior):
         """Season, passing systems, and the day's heating as the air answers to the sun with a delay of hours."""
         shape = tuple(day.shape)
         season = torch.sin(2 * torch.pi * (days - 30) / 365.25) * uniform(generator, shape, 0.3, 3.0)
-        root = torch.exp(-1 / (day * uniform(generator, shape, 0.08, 0.25)))
-        heating = linear_scan(root.expand_as(sun), (1 - root) * sun * (1 - 0.7 * cloud))
+        heating = exponential_filter(sun * (1 - 0.7 * cloud), day * uniform(generator, shape, 0.08, 0.25))
         return season + systems * uniform(generator, shape, 0.2, 1.0) + heating * uniform(generator, shape, 0.5, 4.0)
+
+    def _humidity(self, generator: Generator, temperature: Tensor, cloud: Tensor) -> Tensor:
+        """Percent, falling with temperature, up to a ceiling that some stations reach every night."""
+        shape = (cloud.shape[0], 1)
+        dry = standardise(temperature - uniform(generator, shape, 0.0, 1.5) * cloud)
+        return (uniform(generator, shape, 50.0, 90.0) - 14 * dry).clamp(3.0, 100.0)
 
     def _wind(self, generator: Generator, sun: Tensor, day: Tensor) -> Tensor:
         """The length of a two-dimensional Gaussian vector whose variance follows sun and weather."""
