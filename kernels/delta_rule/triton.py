@@ -61,6 +61,12 @@ def safe_beta(beta):
     return tl.where(tl.abs(beta) < 1e-7, 1e-7, beta)
 
 
+@triton.jit
+def hidden_zero(position):
+    """Zero, but the compiler cannot know: addresses derived from it are computed in the loop, not kept in registers."""
+    return (position >> 61).to(tl.int32) * 64
+
+
 @triton.jit(do_not_specialize=["T"])
 def solve_kernel(
     k,
@@ -169,71 +175,78 @@ def forward_kernel(
     r = tl.arange(0, R)
     token = r // STEPS_PADDED
     step = r % STEPS_PADDED
-    row = token * N + step
     cq = tl.arange(0, Q)
     kk = tl.arange(0, BK)
     vv = (pid % slices).to(tl.int32) * BV + tl.arange(0, BV)
-    causal = token[:, None] <= cq[None, :]
     square = (vv < V)[:, None] & (kk < K)[None, :]
-    state_offsets = head * (K * V) + kk[None, :] * V + vv[:, None]
     if HAS_INITIAL:
-        state = tl.load(initial_state + state_offsets, square, 0.0).to(tl.float32)
+        at = initial_state + head * (K * V) + (kk[None, :] * V + vv[:, None])
+        state = tl.load(at, square, 0.0).to(tl.float32)
     else:
         state = tl.zeros([BV, BK], tl.float32)
 
     for c in tl.range(0, chunks, num_stages=STAGES):
         first = b * T + c * TOKENS
+        zero = hidden_zero(first)
+        row = token * N + step + zero
+        query = cq + zero
         left = T - c * TOKENS
         live = (token < left) & (step < N)
         live_q = (cq < left) & (cq < TOKENS)
         rows_k = live[:, None] & (kk < K)[None, :]
         rows_v = live[:, None] & (vv < V)[None, :]
-        at_k = (first * N * H + h) * K + row[:, None] * (H * K) + kk[None, :]
-        at_v = (first * N * H + h) * V + row[:, None] * (H * V) + vv[None, :]
-        q_c = tl.load(
-            q + (first * H + h) * K + cq[:, None] * (H * K) + kk[None, :], live_q[:, None] & (kk < K)[None, :], 0.0
-        )
-        k_c = tl.load(k + at_k, rows_k, 0.0)
-        v_c = tl.load(v + at_v, rows_v, 0.0)
-        w_c = tl.load(w + (head * chunks + c) * (R * R) + r[:, None] * R + r[None, :])
-        if SAVE:
-            at_s = (head * chunks + c) * (V * K) + vv[:, None] * K + kk[None, :]
-            if HAS_INITIAL:
-                tl.store(states + at_s, state.to(dtype), square)
-            else:
-                tl.store(states + at_s, state.to(dtype), square & (vv < c * V)[:, None])
+        first_k = (first * N * H + h) * K
+        first_v = (first * N * H + h) * V
+        first_q = (first * H + h) * K
+        first_o = (first * H + h) * V
+
         g = tl.zeros([R], tl.float32)
         g_q = tl.zeros([Q], tl.float32)
         if HAS_DECAY:
             at = log_decay + first * H + h
             g = tl.cumsum(tl.load(at + token * H, live & (step == 0), 0.0).to(tl.float32) * LOG2_E, 0)
-            g_q = tl.cumsum(tl.load(at + cq * H, live_q, 0.0).to(tl.float32) * LOG2_E, 0)
-            g_end = tl.sum(tl.load(at + cq * H, live_q, 0.0).to(tl.float32) * LOG2_E, 0)
+            decay_q = tl.load(at + query * H, live_q, 0.0).to(tl.float32) * LOG2_E
+            g_q = tl.cumsum(decay_q, 0)
+            g_end = tl.sum(decay_q, 0)
+
+        k_c = tl.load(k + first_k + (row[:, None] * (H * K) + kk[None, :]), rows_k, 0.0)
+        q_c = tl.load(q + first_q + (query[:, None] * (H * K) + kk[None, :]), live_q[:, None] & (kk < K)[None, :], 0.0)
+        causal = token[:, None] <= cq[None, :]
+        p = product(k_c, tl.trans(q_c), PRECISION) * causal_decay(g_q[None, :], g[:, None], causal, HAS_DECAY)
+        p = p.to(dtype)
 
         operand = state.to(dtype)
+        if SAVE:
+            at_s = states + (head * chunks + c) * (V * K) + ((vv + zero)[:, None] * K + kk[None, :])
+            if HAS_INITIAL:
+                tl.store(at_s, operand, square)
+            else:
+                tl.store(at_s, operand, square & (vv < c * V)[:, None])
         x = product(operand, tl.trans(k_c), PRECISION)
-        o = product(operand, tl.trans(q_c), PRECISION)
         if HAS_DECAY:
             x *= tl.exp2(g)[None, :]
-            o *= tl.exp2(g_q)[None, :]
+        v_c = tl.load(v + first_v + (row[:, None] * (H * V) + vv[None, :]), rows_v, 0.0)
         x = tl.trans(v_c).to(tl.float32) - x
-        p = product(k_c, tl.trans(q_c), PRECISION) * causal_decay(g_q[None, :], g[:, None], causal, HAS_DECAY)
+        w_c = tl.load(w + (head * chunks + c) * (R * R) + ((r + zero)[:, None] * R + r[None, :]))
         update = product(x.to(dtype), tl.trans(w_c), PRECISION)
-        o += product(update.to(dtype), p.to(dtype), PRECISION)
+        update_operand = update.to(dtype)
+        if SAVE:
+            at_u = u + first_v + (row[None, :] * (H * V) + vv[:, None])
+            tl.store(at_u, update_operand, live[None, :] & (vv < V)[:, None])
+
+        o = product(operand, tl.trans(q_c), PRECISION)
+        if HAS_DECAY:
+            o *= tl.exp2(g_q)[None, :]
+        o += product(update_operand, p, PRECISION)
+        at_o = output + first_o + (query[None, :] * (H * V) + vv[:, None])
+        tl.store(at_o, o.to(dtype), live_q[None, :] & (vv < V)[:, None])
+
         if HAS_DECAY:
             state *= tl.exp2(g_end)
-            state += product((update * tl.exp2(g_end - g)[None, :]).to(dtype), k_c, PRECISION)
-        else:
-            state += product(update.to(dtype), k_c, PRECISION)
-        tl.store(
-            output + (first * H + h) * V + cq[None, :] * (H * V) + vv[:, None],
-            o.to(dtype),
-            live_q[None, :] & (vv < V)[:, None],
-        )
-        if SAVE:
-            at_u = (first * N * H + h) * V + row[None, :] * (H * V) + vv[:, None]
-            tl.store(u + at_u, update.to(dtype), live[None, :] & (vv < V)[:, None])
-    tl.store(final_state + state_offsets, state, square)
+            update_operand = (update * tl.exp2(g_end - g)[None, :]).to(dtype)
+        state += product(update_operand, k_c, PRECISION)
+    at = final_state + head * (K * V) + (kk[None, :] * V + vv[:, None])
+    tl.store(at, state, square)
 
 
 @triton.jit(do_not_specialize=["T"])
@@ -280,94 +293,104 @@ def backward_kernel(
     r = tl.arange(0, R)
     token = r // STEPS_PADDED
     step = r % STEPS_PADDED
-    row = token * N + step
     cq = tl.arange(0, Q)
     kk = tl.arange(0, BK)
     vv = tl.arange(0, BV)
-    causal = cq[:, None] >= token[None, :]
     square = (vv < V)[:, None] & (kk < K)[None, :]
-    state_offsets = head * (K * V) + kk[None, :] * V + vv[:, None]
     if HAS_GRAD_FINAL:
-        ds = tl.load(grad_final + state_offsets, square, 0.0).to(tl.float32)
+        at = grad_final + head * (K * V) + (kk[None, :] * V + vv[:, None])
+        ds = tl.load(at, square, 0.0).to(tl.float32)
     else:
         ds = tl.zeros([BV, BK], tl.float32)
 
     for reverse in tl.range(0, chunks, num_stages=STAGES):
         c = chunks - 1 - reverse
         first = b * T + c * TOKENS
+        zero = hidden_zero(first)
+        row = token * N + step + zero
+        query = cq + zero
         left = T - c * TOKENS
         live = (token < left) & (step < N)
         live_q = (cq < left) & (cq < TOKENS)
         rows_k = live[:, None] & (kk < K)[None, :]
         rows_v = live[:, None] & (vv < V)[None, :]
         queries_k = live_q[:, None] & (kk < K)[None, :]
-        at_k = (first * N * H + h) * K + row[:, None] * (H * K) + kk[None, :]
-        at_v = (first * N * H + h) * V + row[:, None] * (H * V) + vv[None, :]
-        at_q = (first * H + h) * K + cq[:, None] * (H * K) + kk[None, :]
-        at_o = (first * H + h) * V + cq[:, None] * (H * V) + vv[None, :]
-        q_c = tl.load(q + at_q, queries_k, 0.0)
-        k_c = tl.load(k + at_k, rows_k, 0.0)
-        u_c = tl.load(u + at_v, rows_v, 0.0)
-        do = tl.load(grad_output + at_o, live_q[:, None] & (vv < V)[None, :], 0.0)
-        w_c = tl.load(w + (head * chunks + c) * (R * R) + r[:, None] * R + r[None, :])
-        at_s = (head * chunks + c) * (V * K) + vv[:, None] * K + kk[None, :]
-        if HAS_INITIAL:
-            s_c = tl.load(states + at_s, square, 0.0)
-        else:
-            s_c = tl.load(states + at_s, square & (vv < c * V)[:, None], 0.0)
-        b_c = safe_beta(tl.load(beta + first * (N * H) + h + row * H, live, 0.0).to(tl.float32))
+        first_k = (first * N * H + h) * K
+        first_v = (first * N * H + h) * V
+        first_q = (first * H + h) * K
+        first_o = (first * H + h) * V
         g = tl.zeros([R], tl.float32)
         g_q = tl.zeros([Q], tl.float32)
         if HAS_DECAY:
             at = log_decay + first * H + h
             g = tl.cumsum(tl.load(at + token * H, live & (step == 0), 0.0).to(tl.float32) * LOG2_E, 0)
-            g_q = tl.cumsum(tl.load(at + cq * H, live_q, 0.0).to(tl.float32) * LOG2_E, 0)
-            g_end = tl.sum(tl.load(at + cq * H, live_q, 0.0).to(tl.float32) * LOG2_E, 0)
+            decay_q = tl.load(at + query * H, live_q, 0.0).to(tl.float32) * LOG2_E
+            g_q = tl.cumsum(decay_q, 0)
+            g_end = tl.sum(decay_q, 0)
 
+        k_c = tl.load(k + first_k + (row[:, None] * (H * K) + kk[None, :]), rows_k, 0.0)
+        q_c = tl.load(q + first_q + (query[:, None] * (H * K) + kk[None, :]), queries_k, 0.0)
+        causal = cq[:, None] >= token[None, :]
         between = causal_decay(g_q[:, None], g[None, :], causal, HAS_DECAY)
         p = (product(q_c, tl.trans(k_c), PRECISION) * between).to(dtype)
+
+        do = tl.load(
+            grad_output + first_o + (query[:, None] * (H * V) + vv[None, :]), live_q[:, None] & (vv < V)[None, :], 0.0
+        )
+        u_c = tl.load(u + first_v + (row[:, None] * (H * V) + vv[None, :]), rows_v, 0.0)
+        f = (product(do, tl.trans(u_c), PRECISION) * between).to(dtype)
+
         ds_operand = ds.to(dtype)
         du = product(ds_operand, tl.trans(k_c), PRECISION)
         if HAS_DECAY:
             du *= tl.exp2(g_end - g)[None, :]
         du += product(tl.trans(do), p, PRECISION)
+        w_c = tl.load(w + (head * chunks + c) * (R * R) + ((r + zero)[:, None] * R + r[None, :]))
         y = product(du.to(dtype), w_c, PRECISION)
         y_operand = y.to(dtype)
-        tl.store(
-            grad_v + (first * N * H + h) * V + row[None, :] * (H * V) + vv[:, None],
-            y_operand,
-            live[None, :] & (vv < V)[:, None],
-        )
+        at_v = grad_v + first_v + (row[None, :] * (H * V) + vv[:, None])
+        tl.store(at_v, y_operand, live[None, :] & (vv < V)[:, None])
 
         uy = product(u_c, y_operand, PRECISION)
+        at_b = first * (N * H) + h + row * H
+        b_c = safe_beta(tl.load(beta + at_b, live, 0.0).to(tl.float32))
         db = tl.sum(tl.where(r[:, None] == r[None, :], uy, 0.0), 0) / (b_c * b_c)
-        tl.store(grad_beta + first * (N * H) + h + row * H, db.to(grad_beta.dtype.element_ty), live)
+        tl.store(grad_beta + at_b, db.to(grad_beta.dtype.element_ty), live)
         m = (-uy * causal_decay(g[None, :], g[:, None], r[None, :] > r[:, None], HAS_DECAY)).to(dtype)
-        f = (product(do, tl.trans(u_c), PRECISION) * between).to(dtype)
 
+        at_s = states + (head * chunks + c) * (V * K) + ((vv + zero)[:, None] * K + kk[None, :])
+        if HAS_INITIAL:
+            s_c = tl.load(at_s, square, 0.0)
+        else:
+            s_c = tl.load(at_s, square & (vv < c * V)[:, None], 0.0)
         dq = product(do, s_c, PRECISION)
-        growing = product(tl.trans(s_c), y_operand, PRECISION)
-        dk = product(u_c, ds_operand, PRECISION)
         if HAS_DECAY:
             dq *= tl.exp2(g_q)[:, None]
-            growing *= tl.exp2(g)[None, :]
-            dk *= tl.exp2(g_end - g)[:, None]
-            at_end = tl.sum(tl.sum(dk * k_c, 1), 0)
-            at_end += tl.exp2(g_end) * tl.sum(tl.sum(ds * s_c, 1), 0)
         dq += product(f, k_c, PRECISION)
-        growing = product(tl.trans(k_c), m, PRECISION) - growing
-        dk += product(m, k_c, PRECISION)
-        shrinking = product(tl.trans(q_c), f, PRECISION)
+        tl.store(grad_q + first_q + (query[:, None] * (H * K) + kk[None, :]), dq.to(dtype), queries_k)
         if HAS_DECAY:
             dg_q = tl.sum(dq * q_c, 1)
+            at_end = tl.exp2(g_end) * tl.sum(tl.sum(ds * s_c, 1), 0)
+
+        dk = product(u_c, ds_operand, PRECISION)
+        if HAS_DECAY:
+            dk *= tl.exp2(g_end - g)[:, None]
+            at_end += tl.sum(tl.sum(dk * k_c, 1), 0)
+        dk += product(m, k_c, PRECISION)
+        growing = product(tl.trans(s_c), y_operand, PRECISION)
+        if HAS_DECAY:
+            growing *= tl.exp2(g)[None, :]
+        growing = product(tl.trans(k_c), m, PRECISION) - growing
+        shrinking = product(tl.trans(q_c), f, PRECISION)
+        if HAS_DECAY:
             dg = tl.sum((growing - shrinking) * tl.trans(k_c), 0) - tl.sum(dk * k_c, 1)
             later = tl.where(token[None, :] >= cq[:, None], dg[None, :], 0.0)
             later_q = tl.where(cq[None, :] >= cq[:, None], dg_q[None, :], 0.0)
             dg_token = at_end + tl.sum(later, 1) + tl.sum(later_q, 1)
-            at = grad_log_decay + first * H + h + cq * H
+            at = grad_log_decay + first * H + h + query * H
             tl.store(at, dg_token.to(grad_log_decay.dtype.element_ty), live_q)
-        tl.store(grad_q + at_q, dq.to(dtype), queries_k)
-        tl.store(grad_k + at_k, (dk + tl.trans(growing + shrinking)).to(dtype), rows_k)
+        dk += tl.trans(growing + shrinking)
+        tl.store(grad_k + first_k + (row[:, None] * (H * K) + kk[None, :]), dk.to(dtype), rows_k)
 
         do_t = tl.trans(do)
         if HAS_DECAY:
@@ -377,4 +400,4 @@ def backward_kernel(
         ds += product(do_t, q_c, PRECISION)
         ds -= product(y_operand, k_c, PRECISION)
     if HAS_INITIAL:
-        tl.store(grad_initial + state_offsets, ds, square)
+        tl.store(grad_initial + head * (K * V) + (kk[None, :] * V + vv[:, None]), ds, square)
