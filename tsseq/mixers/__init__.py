@@ -12,6 +12,7 @@ from tsseq.mixers.min_gru import MinGRU
 from tsseq.mixers.min_lstm import MinLSTM
 from tsseq.mixers.s4d import S4D
 from tsseq.mixers.s5 import S5
+from tsseq.mixers.slstm import SLSTM
 
 MIXERS: dict[str, type[SequenceMixer]] = {
     "efla": EFLA,
@@ -25,4 +26,5 @@ MIXERS: dict[str, type[SequenceMixer]] = {
     "min_lstm": MinLSTM,
     "s4d": S4D,
     "s5": S5,
+    "slstm": SLSTM,
 }
