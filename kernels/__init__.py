@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Generator, Tensor
+from torch import Generator
 
-from tsseq.kernels import block_scan, delta_rule, diagonal_scan, gated_norm, short_convolution, slstm
+from tsseq.kernels import block_scan, delta_rule, diagonal_scan, gated_norm, linear_attention, short_convolution, slstm
 
 
 @dataclass(frozen=True)
@@ -19,13 +19,13 @@ class Op:
     """`function` dispatches by device; `reference` and `chunked` take the same arguments.
 
     `example_inputs(generator, batch, length)` yields named keyword-argument sets (random, hard and edge
-    cases); every floating-point tensor among them, the initial state included, must receive a gradient.
+    cases); every floating-point tensor among them, also as a member of a state, must receive a gradient.
     """
 
     function: Callable[..., Any]
     reference: Callable[..., Any]
     chunked: Callable[..., Any]
-    example_inputs: Callable[[Generator, int, int], dict[str, dict[str, Tensor]]]
+    example_inputs: Callable[[Generator, int, int], dict[str, dict[str, Any]]]
 
 
 OPS: dict[str, Op] = {
@@ -53,6 +53,12 @@ OPS: dict[str, Op] = {
         block_scan.reference.hadamard_scan,
         block_scan.chunked.hadamard_scan,
         block_scan.hadamard_examples,
+    ),
+    "linear_attention": Op(
+        linear_attention.linear_attention,
+        linear_attention.reference,
+        linear_attention.chunked,
+        linear_attention.example_inputs,
     ),
     "short_convolution": Op(
         short_convolution.short_convolution,

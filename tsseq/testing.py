@@ -5,7 +5,9 @@ is wrong.
 """
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +17,7 @@ from tsseq.array_typing import State
 from tsseq.forecaster import Forecaster
 from tsseq.mixers.base import SequenceMixer
 from tsseq.scaler import Scale, fit_scale
+from tsseq.synthetic.base import Prior
 
 if TYPE_CHECKING:
     from tsseq.kernels import Op
@@ -45,14 +48,14 @@ def check_op(op: "Op", lengths: tuple[int, ...] = OP_LENGTHS, device: str = "cpu
                 _check_case(op, f"{case}, length {length}, no initial state", stateless)
 
 
-def _check_case(op: "Op", case: str, inputs: dict[str, Tensor]) -> None:
+def _check_case(op: "Op", case: str, inputs: dict[str, Any]) -> None:
     cotangents = Generator(next(iter(inputs.values())).device).manual_seed(1)
     exact, weights = _run(op.reference, _cast(inputs, torch.float64), cotangents)
     for dtype, tolerance in OP_TOLERANCE.items():
         cast = _cast(inputs, dtype)
         for form, function in {"function": op.function, "chunked": op.chunked}.items():
             with uninitialised_memory_is_nan():
-                found, _ = _run(function, {name: _strided(x) for name, x in cast.items()}, weights)
+                found, _ = _run(function, {name: _each(x, _strided) for name, x in cast.items()}, weights)
                 with torch.no_grad():
                     plain = _leaves(function(**cast))
             for i, x in enumerate(plain):
@@ -69,11 +72,11 @@ def _check_case(op: "Op", case: str, inputs: dict[str, Tensor]) -> None:
 
 
 def _run(
-    function: Callable[..., Any], inputs: dict[str, Tensor], cotangents: Generator | list[Tensor]
+    function: Callable[..., Any], inputs: dict[str, Any], cotangents: Generator | list[Tensor]
 ) -> tuple[dict[str, Tensor], list[Tensor]]:
     """Named results and gradients, and the random weights of the results in the differentiated sum."""
-    differentiable = {name: x.requires_grad_() for name, x in inputs.items() if _is_inexact(x)}
-    results = _leaves(function(**{**inputs, **differentiable}))
+    differentiable = {name: x.requires_grad_() for name, x in _named_leaves(inputs).items()}
+    results = _leaves(function(**inputs))
     if isinstance(cotangents, Generator):
         cotangents = [
             torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=cotangents) for x in results
@@ -87,14 +90,17 @@ def _run(
     return named, cotangents
 
 
-def _check_gradients_of_reference(op: "Op", case: str, inputs: dict[str, Tensor]) -> None:
+def _check_gradients_of_reference(op: "Op", case: str, inputs: dict[str, Any]) -> None:
     inputs = _cast(inputs, torch.float64)
-    names = [name for name, x in inputs.items() if _is_inexact(x)]
 
     def positional(*tensors: Tensor) -> tuple[Tensor, ...]:
-        return tuple(_leaves(op.reference(**{**inputs, **dict(zip(names, tensors, strict=True))})))
+        given = iter(tensors)
+        replaced = {
+            name: _each(x, lambda leaf: next(given) if _is_inexact(leaf) else leaf) for name, x in inputs.items()
+        }
+        return tuple(_leaves(op.reference(**replaced)))
 
-    tensors = [inputs[name].requires_grad_() for name in names]
+    tensors = [x.requires_grad_() for x in _named_leaves(inputs).values()]
     assert torch.autograd.gradcheck(positional, tensors, fast_mode=True), f"reference, {case}"
 
 
@@ -125,9 +131,9 @@ def relative_error(found: Tensor, exact: Tensor) -> float:
     return float(difference / exact.abs().max().clamp(min=torch.finfo(torch.float32).tiny))
 
 
-def _strided(x: Tensor) -> Tensor:
+def _strided(x: Any) -> Any:
     """The same values with gaps between them that hold NaN, and its last two axes exchanged in memory."""
-    if x.ndim < 2 or not _is_inexact(x):
+    if not _is_inexact(x) or x.ndim < 2:
         return x
     room = torch.full((*x.mT.shape, 2), float("nan"), dtype=x.dtype, device=x.device)
     view = room[..., 1].mT
@@ -135,18 +141,34 @@ def _strided(x: Tensor) -> Tensor:
     return view.detach()
 
 
-def _cast(inputs: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+def _cast(inputs: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
     """Detached copies in `dtype` (complex ones in the complex type of that precision)."""
-    return {
-        name: x.detach().to(dtype.to_complex() if x.is_complex() else dtype, copy=True)
-        if _is_inexact(x)
-        else x
+
+    def cast(x: Any) -> Any:
+        if not _is_inexact(x):
+            return x
+        return x.detach().to(dtype.to_complex() if x.is_complex() else dtype, copy=True)
+
+    return {name: _each(x, cast) for name, x in inputs.items()}
+
+
+def _each(x: Any, function: Callable[[Any], Any]) -> Any:
+    """`function` of a value, or of every member of a state."""
+    return tuple(function(leaf) for leaf in x) if isinstance(x, tuple) else function(x)
+
+
+def _named_leaves(inputs: dict[str, Any]) -> dict[str, Tensor]:
+    """The inputs that take gradients, the members of a state one by one."""
+    members = {
+        f"{name}[{i}]" if isinstance(x, tuple) else name: leaf
         for name, x in inputs.items()
+        for i, leaf in enumerate(x if isinstance(x, tuple) else (x,))
     }
+    return {name: x for name, x in members.items() if _is_inexact(x)}
 
 
-def _is_inexact(x: Tensor) -> bool:
-    return x.is_floating_point() or x.is_complex()
+def _is_inexact(x: Any) -> bool:
+    return isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())
 
 
 def _leaves(result: Any) -> list[Tensor]:
@@ -266,6 +288,48 @@ def check_forecaster(model: Forecaster, *, tolerance: float = 1e-4) -> None:
         ):
             gap = float((other - alone).abs().max()) / size
             assert gap < tolerance, f"{name}: the forecast {label} differs by {gap:.2e} of the series' spread"
+
+
+PRIOR_LENGTHS = (1, 2, 3, 17, 64, 129)
+
+
+def check_prior(prior: Prior, *, elsewhere: Executor | None = None, device: str = "cpu") -> None:
+    """Hold a prior to its contract: shape, float32, finite, repeatable, independent of and harmless to global state.
+
+    Lengths 1 to 129 and batches of one are drawn; the same seed must give the same bytes here and in another
+    process, another seed other series; rows must differ; the global generators must stay untouched.
+
+    Args:
+        elsewhere: runs functions in another process; default, a fresh interpreter of its own.
+
+    Raises:
+        AssertionError: naming what differed.
+    """
+    for length in PRIOR_LENGTHS:
+        for batch_size in (1, 5):
+            series = draw(prior, 0, batch_size, length, device)
+            assert series.shape == (batch_size, length), f"length {length}: got shape {tuple(series.shape)}"
+            assert series.dtype == torch.float32, f"expected float32, got {series.dtype}"
+            assert bool(series.isfinite().all()), f"batch {batch_size}, length {length}: not finite"
+    before = torch.random.get_rng_state()
+    first = draw(prior, 1, 32, 256, device)
+    assert torch.equal(before, torch.random.get_rng_state()), "the global generator was used"
+    torch.manual_seed(123)
+    assert torch.equal(first, draw(prior, 1, 32, 256, device)), "the same seed gave other series"
+    torch.random.set_rng_state(before)
+    assert not torch.equal(first, draw(prior, 2, 32, 256, device)), "another seed gave the same series"
+    distinct = len(torch.unique(first, dim=0))
+    assert distinct >= 31, f"only {distinct} of 32 rows are distinct"
+    context = None if elsewhere else ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+    again = (elsewhere or context).submit(draw, prior, 1, 32, 256, device).result()  # type: ignore[union-attr]
+    if context is not None:
+        context.shutdown()
+    assert torch.equal(first, again), "the same seed gave other series in another process"
+
+
+def draw(prior: Prior, seed: int, batch_size: int, length: int, device: str = "cpu") -> Tensor:
+    """Series from a fresh generator, on the CPU."""
+    return prior.sample(Generator(device).manual_seed(seed), batch_size, length).cpu()
 
 
 def _close(got: tuple[Tensor, State], expected: tuple[Tensor, State], what: str) -> None:

@@ -4,6 +4,8 @@ y = x / sqrt(mean(x^2) + eps) * weight * SiLU(gate), the mean over one head. Gat
 SiLU (arXiv 2412.06464, 2312.06635), xLSTM-7B with the sigmoid alone (arXiv 2503.13427).
 """
 
+from typing import Any
+
 import torch
 from torch import Generator
 
@@ -40,7 +42,7 @@ def gated_norm(
     return chunked(x, gate, weight, silu=silu, eps=eps)
 
 
-def example_inputs(generator: Generator, batch: int, length: int) -> dict[str, dict[str, Tensor]]:
+def example_inputs(generator: Generator, batch: int, length: int) -> dict[str, dict[str, Any]]:
     """Two heads; small and nearly zero inputs too."""
 
     def normal(*shape: int) -> Tensor:

@@ -6,6 +6,8 @@ queries and keys of the delta rule are then scaled to unit length in every head.
 `kernel - 1` inputs, so that a sequence may be cut anywhere.
 """
 
+from typing import Any
+
 import torch
 from torch import Generator
 
@@ -50,7 +52,7 @@ def short_convolution(
     return chunked(x, weight, bias, initial_state, silu=silu, head_dim=head_dim, eps=eps)
 
 
-def example_inputs(generator: Generator, batch: int, length: int) -> dict[str, dict[str, Tensor]]:
+def example_inputs(generator: Generator, batch: int, length: int) -> dict[str, dict[str, Any]]:
     """Filters of width 4 and 32, with and without a bias and an initial state."""
 
     def normal(*shape: int) -> Tensor:
@@ -64,6 +66,7 @@ def example_inputs(generator: Generator, batch: int, length: int) -> dict[str, d
             "weight": normal(width, 4),
             "bias": normal(width),
             "initial_state": normal(batch, 3, width),
+            "head_dim": 32,
         },
         "32 taps with state": {
             "x": normal(batch, length, width),
