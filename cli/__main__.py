@@ -5,18 +5,9 @@ import warnings
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any
 
-
-class Command(NamedTuple):
-    """`place` is module:name of a typed function, or of a dict of commands below this one.
-
-    It is imported when the command runs, so that `tsseq --help` waits for nothing.
-    """
-
-    place: str
-    summary: str
-
+from tsseq.cli.command import Command
 
 COMMANDS: dict[str, Command] = {
     "forecast": Command("tsseq.cli.forecast:forecast", "forecast the series in a file, zero-shot"),

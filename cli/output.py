@@ -11,11 +11,7 @@ def ensure_folder(path: Path) -> Path:
     path = Path(path).expanduser()
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path} is a file; expected a folder")
-    if (
-        not path.exists()
-        and not path.absolute().parent.is_dir()
-        and not path.absolute().parent.parent.is_dir()
-    ):
+    if not path.exists() and not path.absolute().parent.is_dir() and not path.absolute().parent.parent.is_dir():
         raise ValueError(f"the folder {path.absolute().parent} does not exist")
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -64,7 +64,9 @@ def read_docstring(function: Function) -> tuple[str, str, dict[str, str]]:
 def _add(parser: jsonargparse.ArgumentParser, parameter: inspect.Parameter, hint: Any, help_text: str) -> None:
     required = parameter.default is inspect.Parameter.empty
     options: dict[str, Any] = {"help": help_text.replace("%", "%%")}
-    if not required:
+    if required:
+        options["help"] += " (required)" if parameter.kind is inspect.Parameter.KEYWORD_ONLY else ""
+    else:
         options["default"] = parameter.default
         if not any(parameter.default is empty for empty in (None, False, "")):
             options["help"] += f" (default: {_shown(parameter.default)})"

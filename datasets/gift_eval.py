@@ -215,6 +215,37 @@ def frame(results: Sequence[Result]) -> pd.DataFrame:
     )
 
 
+def leaderboard(results: Sequence[Result], model: str) -> pd.DataFrame:
+    """Results in the fifteen columns of the leaderboard's `all_results.csv`."""
+    return pd.DataFrame([_row(r.configuration, r.scores, model) for r in results])
+
+
+def published_ratios(data_dir: str | Path | None = None) -> pd.DataFrame | None:
+    """Published models relative to Seasonal Naive, from a `published.csv` beside the data; None without one.
+
+    Columns: model, dataset, mase_ratio, crps_ratio.
+    """
+    path = root(data_dir) / "published.csv"
+    if not path.is_file():
+        return None
+    table = pd.read_csv(path)
+    naive = table[table["model"] == "seasonal_naive"].set_index("dataset")
+    table = table[table["dataset"].isin(naive.index)]
+    for column in ("MASE", "CRPS"):
+        table[f"{column.lower()}_ratio"] = table[column] / table["dataset"].map(naive[column])
+    return table[["model", "dataset", "mase_ratio", "crps_ratio"]].reset_index(drop=True)
+
+
+def _row(configuration: Configuration, values: dict[str, float], model: str) -> dict[str, Any]:
+    return {
+        "dataset": configuration.name,
+        "model": model,
+        **{f"eval_metrics/{column}": value for column, value in values.items()},
+        "domain": configuration.domain,
+        "num_variates": configuration.num_variates,
+    }
+
+
 def _score(
     forecaster: Predictor,
     configuration: Configuration,

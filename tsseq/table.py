@@ -68,14 +68,30 @@ def forecast_panel(panel: Panel, horizon: int, quantile_levels: Sequence[float],
 
 
 def resolve(model: Model | str | Path | None = None, device: str | None = None) -> Model:
-    """A model to call: a checkpoint by name or path, wrapped in a `Predictor`, or the object itself."""
+    """A model to call: a checkpoint by name or path, wrapped in a `Predictor`, or the object itself.
+
+    Raises ValueError for a checkpoint that is not one of ours or a device that this machine lacks.
+    """
     if model is not None and not isinstance(model, str | Path):
         return model
     from tsseq.checkpoint import load
     from tsseq.inference import Predictor
 
     forecaster = load("base" if model is None else model)
-    return Predictor(forecaster if device is None else forecaster.to(device))
+    return Predictor(forecaster if device is None else forecaster.to(_checked_device(device)))
+
+
+def _checked_device(device: str) -> str:
+    import torch
+
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise ValueError(f"expected a torch device such as cpu, cuda or mps, got {device!r}") from error
+    backend = {"cuda": torch.cuda, "mps": torch.backends.mps}.get(kind)
+    if backend is not None and not backend.is_available():
+        raise ValueError(f"expected a device that this machine has, got {device!r}")
+    return device
 
 
 def check_horizon(horizon: int) -> None:

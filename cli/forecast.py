@@ -1,0 +1,188 @@
+"""`tsseq forecast`: the series in a file, and what they will probably do next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+    from rich.table import Table
+
+    from tsseq.datasets.panel import Panel
+
+TABLES = 3
+HISTORY_ROWS = 6
+FORECAST_ROWS = 24
+FAN_WIDTH = 36
+
+
+def forecast(
+    source: str,
+    *,
+    horizon: int,
+    freq: str | None = None,
+    checkpoint: str = "base",
+    quantiles: list[float] | None = None,
+    out: Path | None = None,
+    plot: Path | None = None,
+    device: str | None = None,
+    id_column: str | None = None,
+    time_column: str | None = None,
+    target_column: list[str] | None = None,
+) -> None:
+    """Forecast every series in a file, zero-shot, and print, write or draw the result.
+
+    SOURCE is a CSV or parquet file, or the name of a series that ships with tsseq (`tsseq list`). A wide file has
+    one column per series, a long one a row per series and time; the columns are found by themselves in most
+    files. Empty cells are missing values.
+
+    Examples:
+      tsseq forecast airline --horizon 24 --plot airline.png
+      tsseq forecast sales.csv --horizon 28 --out forecast.csv
+      tsseq forecast long.parquet --horizon 48 --id_column store --target_column sales --quantiles 0.05 0.5 0.95
+      tsseq forecast gaps.csv --horizon 7 --freq D
+
+    Args:
+        source: file, or name of a bundled series
+        horizon: steps to forecast
+        freq: pandas frequency alias, old or new (h, 15T, D, W-SUN, ME); needed where the time stamps do not show
+            it, and absent rows then count as missing values
+        checkpoint: name of a bundled checkpoint, a .safetensors file or its folder
+        quantiles: levels in (0, 1), the nine deciles if not given
+        out: CSV or parquet file to write, with columns item_id, timestamp, mean, 0.1 and so on
+        plot: picture to draw (png, svg or pdf)
+        device: torch device such as cpu, cuda or mps
+        id_column: column that names the series of a long file
+        time_column: column of time stamps
+        target_column: column or columns to forecast
+    """
+    from tsseq.cli.output import ensure_file, writing
+    from tsseq.metrics import DECILES
+    from tsseq.table import check_horizon, check_levels, forecast_panel, resolve
+
+    check_horizon(horizon)
+    levels = check_levels(DECILES if quantiles is None else quantiles)
+    out = None if out is None else ensure_file(out, (".csv", ".parquet"))
+    plot = None if plot is None else ensure_file(plot, (".png", ".svg", ".pdf"))
+    columns = {"id_column": id_column, "time_column": time_column, "target_column": target_column}
+    panel = read_source(source, freq, columns)
+    table = forecast_panel(panel, horizon, levels, resolve(checkpoint, device))
+    if out is not None:
+        with writing(out) as partial:
+            _write(table, partial)
+    if plot is not None:
+        from tsseq.plotting import plot_forecast
+
+        with writing(plot) as partial:
+            plot_forecast(panel, table, partial)
+    _print(panel, table, [path for path in (out, plot) if path is not None])
+
+
+def read_source(source: str, freq: str | None = None, columns: dict[str, Any] | None = None) -> Panel:
+    """A file, or a bundled series by name; ValueError if `source` is neither."""
+    from tsseq.datasets import bundled, csv
+
+    path = Path(source).expanduser()
+    if not path.exists() and source in bundled.names():
+        return bundled.load(source)
+    if not path.exists() and not path.suffix:
+        known = ", ".join(bundled.names())
+        raise ValueError(f"{source!r} is neither a file nor a bundled series (those are {known})")
+    return csv.load(path, freq=freq, **columns or {})
+
+
+def _write(table: pd.DataFrame, path: Path) -> None:
+    if path.suffix == ".csv":
+        table.to_csv(path, index=False, float_format="%.9g")  # nine digits carry a float32 whole
+    else:
+        table.to_parquet(path, index=False)
+
+
+def _print(panel: Panel, table: pd.DataFrame, written: list[Path]) -> None:
+    from rich.console import Console
+
+    console = Console()
+    horizon = len(table) // len(panel)
+    for row in range(min(len(panel), TABLES)):
+        console.print(_series_table(panel, row, table.iloc[row * horizon : (row + 1) * horizon]))
+    if len(panel) > TABLES:
+        console.print(f"[dim]and {len(panel) - TABLES} more series, {horizon} steps each[/]")
+    _print_written(console, written)
+
+
+def _print_written(console: Console, written: list[Path]) -> None:
+    for path in written:
+        console.print(f"wrote [bold]{path}[/]", soft_wrap=True, highlight=False)
+
+
+def _series_table(panel: Panel, row: int, table: pd.DataFrame) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    levels = sorted(float(name) for name in table.columns[3:])
+    low, high = str(levels[0]), str(levels[-1])
+    centre = "0.5" if 0.5 in levels else "mean"
+    history = panel.values[row][-HISTORY_ROWS:]
+    fan = _Fan([*history, *table[low], *table[high]])
+    shown = Table(title=f"[bold]{panel.ids[row]}[/]", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    shown.add_column("time")
+    for name in dict.fromkeys((low, centre, high)):
+        shown.add_column("median" if name == "0.5" else name, justify="right")
+    shown.add_column(fan.scale(), min_width=FAN_WIDTH, no_wrap=True)
+    middle = 1 if low != centre else 0
+    for stamp, value in zip(panel.grids[row].index[-HISTORY_ROWS:], history, strict=True):
+        cells = [""] * len(dict.fromkeys((low, centre, high)))
+        cells[middle] = _number(value)
+        shown.add_row(str(_short(stamp)), *cells, fan.point(value), style="dim")
+    shown.add_section()
+    for step in _steps(len(table)):
+        if step is None:
+            shown.add_row("...")
+            continue
+        line = table.iloc[step]
+        cells = [_number(line[name]) for name in dict.fromkeys((low, centre, high))]
+        cells[middle] = f"[bold]{cells[middle]}[/]"
+        shown.add_row(str(_short(line["timestamp"])), *cells, fan.band(line[low], line[centre], line[high]))
+    return shown
+
+
+def _steps(horizon: int) -> list[int | None]:
+    if horizon <= FORECAST_ROWS:
+        return [*range(horizon)]
+    return [*range(FORECAST_ROWS - 3), None, horizon - 2, horizon - 1]
+
+
+def _short(stamp: Any) -> str:
+    text = str(stamp)
+    return text.removesuffix(" 00:00:00")
+
+
+def _number(value: float) -> str:
+    return "missing" if value != value else f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+
+
+class _Fan:
+    """Draws values on a common scale as characters."""
+
+    def __init__(self, values: list[float]) -> None:
+        finite = [value for value in values if value == value]
+        self.low, self.high = min(finite), max(finite)
+
+    def scale(self) -> str:
+        left, right = _number(self.low), _number(self.high)
+        return left + " " * max(FAN_WIDTH - len(left) - len(right), 1) + right
+
+    def point(self, value: float) -> str:
+        return " " * self._place(value) + "•" if value == value else ""
+
+    def band(self, low: float, centre: float, high: float) -> str:
+        left, middle, right = self._place(low), self._place(centre), self._place(high)
+        bar = ["─"] * (right - left + 1)
+        bar[min(max(middle - left, 0), len(bar) - 1)] = "[bold]●[/]"
+        return " " * left + "[blue]" + "".join(bar) + "[/]"
+
+    def _place(self, value: float) -> int:
+        span = self.high - self.low
+        return round((value - self.low) / span * (FAN_WIDTH - 1)) if span > 0 else FAN_WIDTH // 2
