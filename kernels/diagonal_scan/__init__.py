@@ -35,6 +35,10 @@ def diagonal_scan(
     Raises ValueError if there is no position, the shapes disagree, or `decay` is complex and `inputs` are not.
     """
     _check(decay, inputs, initial_state, resets)
+    if inputs.is_cuda and inputs.dtype not in (torch.float64, torch.complex128):
+        from tsseq.kernels.diagonal_scan.triton import fused
+
+        return fused(decay, inputs, initial_state, reverse=reverse, resets=resets)
     return chunked(decay, inputs, initial_state, reverse=reverse, resets=resets)
 
 
