@@ -26,7 +26,7 @@ def load(name_or_path: str | Path = "base") -> Forecaster:
 
     Raises ValueError where no such checkpoint exists or the file is not one of ours.
     """
-    path = _find(name_or_path)
+    path = find(name_or_path)
     config = read_config(path)
     model = Forecaster(config)
     try:
@@ -68,7 +68,8 @@ def save(model: Forecaster, path: str | Path, dtype: torch.dtype = torch.float32
     return path
 
 
-def _find(name_or_path: str | Path) -> Path:
+def find(name_or_path: str | Path) -> Path:
+    """The file that `load` reads for this name or path, fetched first if it is on the hub; errors as there."""
     path = Path(name_or_path).expanduser()
     if path.is_dir():
         path = path / FILE_NAME

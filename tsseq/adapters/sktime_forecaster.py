@@ -1,0 +1,283 @@
+"""`TsseqForecaster`: a forecaster of tsseq as an sktime estimator."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from sktime.forecasting.base import BaseForecaster, ForecastingHorizon
+
+from tsseq.adapters.shared_model import SharedModel
+from tsseq.adapters.sktime_grid import Grid, align, find_frequency, future_index, places
+from tsseq.backbone import BackboneConfig
+from tsseq.forecaster import Forecaster, ForecasterConfig
+from tsseq.frequency import Frequency
+from tsseq.inference import InferenceConfig, Predictor
+
+MODES = ("zero_shot", "fine_tune", "from_scratch")
+POINTS = ("median", "mean")
+
+
+class TsseqForecaster(BaseForecaster):
+    """Zero-shot probabilistic forecasts of any number of series in one batched call.
+
+    By default nothing is trained: `fit` takes the series as context, and a pretrained network forecasts all of them
+    at once, univariate, multivariate (channel by channel), panel or hierarchical, of equal or unequal lengths, with
+    missing values or missing rows, at any horizon and any quantile level. `update` extends the context.
+
+    Parameters
+    ----------
+    model : str or Path, default="base"
+        Checkpoint: the name of a bundled one, a .safetensors file, a folder with model.safetensors, or a repository
+        "user/name" on the Hugging Face hub. Not read in mode "from_scratch".
+    mode : {"zero_shot", "fine_tune", "from_scratch"}, default="zero_shot"
+        What `fit` does with the series beyond keeping them as context: nothing; adapt the weights of `model`, which
+        are kept as they are unless that improves the forecast of a held-out tail; or train a new network.
+    mixer : str, default="gated_delta_product"
+        Sequence mixer of a new network, one of `tsseq.mixers.MIXERS`, or several joined by commas.
+    width, layers, patch_length : int, default=64, 2, 8
+        Features, residual blocks and values per position of a new network.
+    max_steps : int, default=200
+        Most optimiser steps in the two training modes; training stops early once the tail is forecast no better.
+    learning_rate : float or None, default=None
+        Peak learning rate; None is 3e-4 for fine-tuning and 2e-3 from scratch.
+    point : {"median", "mean"}, default="median"
+        What `predict` returns.
+    flip : bool, default=True
+        Average with the mirrored forecast of the mirrored series; doubles the time.
+    nonnegative : bool, default=True
+        No forecast below zero for a series that never is.
+    freq : str or None, default=None
+        Frequency alias, old or new pandas spelling, for time stamps that do not show it; absent rows are then
+        missing values.
+    device : str, default="auto"
+        Where the network runs: "auto" (a GPU if there is one), "cpu", "cuda", "mps".
+    random_state : int, RandomState or None, default=0
+        Seed of the two training modes.
+
+    Examples
+    --------
+    >>> from sktime.datasets import load_airline
+    >>> from tsseq.adapters.sktime import TsseqForecaster
+    >>> y = load_airline()
+    >>> forecaster = TsseqForecaster(mode="from_scratch", max_steps=5).fit(y)
+    >>> forecaster.predict(fh=[1, 2, 12]).shape
+    (3,)
+    >>> forecaster.predict_interval(fh=[1, 2, 12], coverage=0.8).shape
+    (3, 2)
+    """
+
+    _tags = {
+        "authors": ["tsseq"],
+        "maintainers": ["tsseq"],
+        "python_dependencies": ["torch"],
+        "y_inner_mtype": ["pd.DataFrame", "pd-multiindex", "pd_multiindex_hier"],
+        "X_inner_mtype": ["pd.DataFrame", "pd-multiindex", "pd_multiindex_hier"],
+        "capability:multivariate": True,
+        "capability:exogenous": False,
+        "capability:insample": False,
+        "capability:pred_int": True,
+        "capability:pred_int:insample": False,
+        "capability:missing_values": True,
+        "capability:unequal_length": True,
+        "capability:update": True,
+        "capability:categorical_in_X": False,
+        "capability:random_state": True,
+        "property:randomness": "derandomized",
+        "requires-fh-in-fit": False,
+        "X-y-must-have-same-index": False,
+    }
+    # The context is kept once, as long as the network reads; sktime need not keep the data too.
+    _config = {"remember_data": False}
+    _cutoff: Any
+
+    def __init__(
+        self,
+        model: str | Path = "base",
+        mode: str = "zero_shot",
+        mixer: str = "gated_delta_product",
+        width: int = 64,
+        layers: int = 2,
+        patch_length: int = 8,
+        max_steps: int = 200,
+        learning_rate: float | None = None,
+        point: str = "median",
+        flip: bool = True,
+        nonnegative: bool = True,
+        freq: Any = None,
+        device: str = "auto",
+        random_state: Any = 0,
+    ) -> None:
+        self.model = model
+        self.mode = mode
+        self.mixer = mixer
+        self.width = width
+        self.layers = layers
+        self.patch_length = patch_length
+        self.max_steps = max_steps
+        self.learning_rate = learning_rate
+        self.point = point
+        self.flip = flip
+        self.nonnegative = nonnegative
+        self.freq = freq
+        self.device = device
+        self.random_state = random_state
+        super().__init__()
+
+    def __dynamic_tags__(self) -> None:
+        if self.mode in MODES[1:]:
+            self.set_tags(python_dependencies=["torch", "lightning"])
+
+    def __post_init__(self) -> None:
+        self._y = self._X = None
+        self._frequency: Frequency | None = None
+        for name, allowed in (("mode", MODES), ("point", POINTS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"expected {name} to be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        if not isinstance(self.model, str | Path):
+            raise TypeError(
+                "expected model to be a checkpoint's name or path, so that clones can share it, got "
+                f"{type(self.model).__name__}: write it with save_pretrained(path) and pass the path"
+            )
+
+    def _set_cutoff_from_y(self, y: pd.DataFrame) -> None:
+        super()._set_cutoff_from_y(y)
+        self._frequency = find_frequency(y.index, self.freq) or self._frequency
+        cutoff = self._cutoff
+        if self._frequency is not None and isinstance(cutoff, pd.DatetimeIndex) and cutoff.freq is None:
+            try:
+                self._cutoff = pd.DatetimeIndex(cutoff, freq=self._frequency.offset_alias)
+            except ValueError:
+                pass  # such as the 15th of each month: no pandas offset says it, and `_future` does without
+
+    def _fit(self, y: pd.DataFrame, X: pd.DataFrame | None, fh: ForecastingHorizon | None) -> TsseqForecaster:
+        self._check(y)
+        self._cur_y, self._cur_X = y, X
+        self._shared = self._train(y, fh)
+        self._keep_tail()
+        return self
+
+    def _train(self, y: pd.DataFrame, fh: ForecastingHorizon | None) -> SharedModel:
+        if self.mode == "zero_shot":
+            return SharedModel.from_checkpoint(self.model, self.device)
+        raise NotImplementedError
+
+    def _update(self, y: pd.DataFrame, X: pd.DataFrame | None = None, update_params: bool = True) -> TsseqForecaster:
+        self._check(y)
+        self._cur_y = _merge(self._cur_y, y)
+        self._cur_X = X if self._cur_X is None else self._cur_X if X is None else _merge(self._cur_X, X)
+        if update_params and self.mode != "zero_shot":
+            self._shared = self._train(self._cur_y, self._fh)
+        self._keep_tail()
+        return self
+
+    def _keep_tail(self) -> None:
+        """Copy what the network can read; the training modes keep all, as an update trains again."""
+        y = self._cur_y
+        if self.mode == "zero_shot":
+            place = align(y.index, self._cutoff, self._frequency).place
+            y = y[place > place.max() - self._shared.forecaster.config.max_context]
+        self._cur_y = y.copy()
+
+    def _predict(self, fh: ForecastingHorizon, X: pd.DataFrame | None) -> pd.DataFrame:
+        result, index = self._forecast(fh, X, (0.5,))
+        values = result["mean"] if self.point == "mean" else result["quantiles"][..., 0]
+        return pd.DataFrame(_rows(values), index, self._cur_y.columns)
+
+    def _predict_quantiles(self, fh: ForecastingHorizon, X: pd.DataFrame | None, alpha: list[float]) -> pd.DataFrame:
+        levels = sorted(set(alpha))
+        result, index = self._forecast(fh, X, tuple(levels))
+        values = result["quantiles"][..., [levels.index(level) for level in alpha]]
+        columns = pd.MultiIndex.from_product([self._get_varnames(), alpha])
+        return pd.DataFrame(_rows(values.transpose(0, 1, 3, 2)), index, columns)
+
+    def _forecast(
+        self, fh: ForecastingHorizon, X: pd.DataFrame | None, levels: tuple[float, ...]
+    ) -> tuple[dict[str, NDArray[np.float64]], pd.Index]:
+        """The mean, series × column × step, the quantiles, with a last axis of levels, and the index of the rows."""
+        y, model = self._cur_y, self._shared.forecaster
+        grid = align(y.index, self._cutoff, self._frequency)
+        steps = self._steps(fh)
+        first = max(int(grid.place.min()), 1 - model.config.max_context)
+        context = grid.scatter(y, min(first, 0), 0)
+        self._warn_of_nothing(context, grid)
+        predictor = Predictor(model, InferenceConfig(flip=self.flip, nonnegative=self.nonnegative))
+        forecast = predictor.forecast(context.reshape(-1, context.shape[-1]), int(steps.max()), levels)
+        shape = context.shape[:2]
+        result = {
+            "mean": forecast.mean.numpy()[:, steps - 1].reshape(*shape, len(steps)),
+            "quantiles": forecast.quantiles.numpy()[:, steps - 1].reshape(*shape, len(steps), len(levels)),
+        }
+        return result, self._future(fh, grid, steps)
+
+    def _steps(self, fh: ForecastingHorizon) -> NDArray[np.int64]:
+        """Steps after the cutoff, rising."""
+        if fh.is_relative and pd.api.types.is_integer_dtype(fh.to_pandas().dtype):
+            return np.asarray(fh.to_pandas(), np.int64)
+        return places(fh.to_absolute_index(self._cutoff), self._cutoff, self._frequency)
+
+    def _future(self, fh: ForecastingHorizon, grid: Grid, steps: NDArray[np.int64]) -> pd.Index:
+        if isinstance(self._cutoff, pd.DatetimeIndex) and self._cutoff.freq is None and fh.is_relative:
+            times = future_index(self._cutoff, steps, self._frequency)
+        else:
+            times = pd.Index(fh.to_absolute_index(self._cutoff))
+        names = self._cur_y.index.names
+        if grid.instances is None:
+            return times.set_names(names)
+        series = grid.instances.repeat(len(times))
+        levels = [series.get_level_values(level) for level in range(series.nlevels)]
+        return pd.MultiIndex.from_arrays([*levels, times[np.tile(np.arange(len(times)), len(grid))]], names=names)
+
+    def _check(self, y: pd.DataFrame) -> None:
+        infinite = np.isinf(y.to_numpy(dtype=np.float64, na_value=np.nan))
+        if infinite.any():
+            row, column = np.argwhere(infinite)[0]
+            raise ValueError(
+                f"expected finite values or NaN for missing in y, got an infinite one in column {y.columns[column]!r} "
+                f"at {y.index[row]}: replace it by NaN, or impute it in a pipeline"
+            )
+
+    def _warn_of_nothing(self, context: NDArray[np.float64], grid: Grid) -> None:
+        empty = np.flatnonzero(np.isnan(context).all((1, 2)))
+        if len(empty):
+            names = "the series" if grid.instances is None else ", ".join(map(repr, grid.instances[empty][:5]))
+            warnings.warn(f"nothing observed, so forecast as missing: {names}", stacklevel=4)
+
+    @classmethod
+    def get_test_params(cls, parameter_set: str = "default") -> list[dict[str, Any]]:
+        """Parameters of instances that fit and predict in milliseconds."""
+        return [{"model": str(_tiny_checkpoint()), "flip": False, "device": "cpu"}]
+
+
+def _rows(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """series × column × ... × step to one row per series and step."""
+    moved = np.moveaxis(values, -1, 1)
+    return moved.reshape(moved.shape[0] * moved.shape[1], -1)
+
+
+def _merge(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
+    """All rows of both in order; where both have one, the new one."""
+    both = pd.concat([old, new])
+    return both[~both.index.duplicated(keep="last")].sort_index()
+
+
+@functools.cache
+def _tiny_checkpoint() -> Path:
+    """A network of a few hundred random weights in the temporary folder."""
+    config = ForecasterConfig(
+        patch_length=8,
+        hidden_width=16,
+        max_context=256,
+        backbone=BackboneConfig(mixers=("lru",), width=16, layers=1, mlp_width=16),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Forecaster(config)
+    return model.save_pretrained(Path(tempfile.mkdtemp(prefix="tsseq-")) / "tiny.safetensors")
