@@ -3,6 +3,8 @@
 All keep the shape and work row by row; `probability` is the share of rows changed. Only `missing` returns NaN.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Generator, Tensor
 
@@ -156,7 +158,7 @@ def decimate(x: Series, factor: int, how: str = "mean") -> Float[Tensor, "batch 
     return RATES[how](blocks)
 
 
-RATES = {
+RATES: dict[str, Callable[[Tensor], Tensor]] = {
     "mean": lambda blocks: blocks.mean(-1),
     "sum": lambda blocks: blocks.sum(-1),
     "max": lambda blocks: blocks.amax(-1),

@@ -12,9 +12,7 @@ def time_steps(generator: Generator, length: int) -> Float[Tensor, " time"]:
     return torch.arange(length, device=generator.device, dtype=torch.float32)
 
 
-def spline(
-    knots: Float[Tensor, "batch knot"], position: Float[Tensor, "batch time"]
-) -> Float[Tensor, "batch time"]:
+def spline(knots: Float[Tensor, "batch knot"], position: Float[Tensor, "batch time"]) -> Float[Tensor, "batch time"]:
     """Uniform cubic B-spline; `position` counts knots from 0 to at most knot - 4."""
     index = position.long().clamp_(0, knots.shape[-1] - 4)
     u = position - index
@@ -55,9 +53,7 @@ def held(table: Float[Tensor, "batch slot"], phase: Float[Tensor, "batch time"])
     return table.gather(-1, index)
 
 
-def segments(
-    generator: Generator, dwell: Float[Tensor, "batch segment"], length: int
-) -> Int[Tensor, "batch time"]:
+def segments(generator: Generator, dwell: Float[Tensor, "batch segment"], length: int) -> Int[Tensor, "batch time"]:
     """Number of the segment each step falls in, for segments of exponential duration with means `dwell` steps.
 
     The last segment lasts for ever.

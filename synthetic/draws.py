@@ -62,9 +62,7 @@ def choice(generator: Generator, shape: Shape, weights: Sequence[float]) -> Tens
     return torch.bucketize(uniform(generator, shape), constant(tuple(edges), generator.device), right=True)
 
 
-def pick(
-    generator: Generator, shape: Shape, values: Sequence[float], weights: Sequence[float] | None = None
-) -> Tensor:
+def pick(generator: Generator, shape: Shape, values: Sequence[float], weights: Sequence[float] | None = None) -> Tensor:
     """One of `values` (float32) for every entry, in proportion to `weights` (default: equal)."""
     index = choice(generator, shape, weights or (1.0,) * len(values))
     return constant(tuple(map(float, values)), generator.device)[index]

@@ -197,9 +197,9 @@ def trajectories(
 ) -> Float[Tensor, "batch time"]:
     """Integrate by the classical Runge–Kutta method, `substeps` per observation; observe <output, state>."""
     if start.is_cuda and find_spec("triton"):
-        from tsseq.synthetic.triton_loops import trajectories as loop
+        from tsseq.synthetic import triton_loops
 
-        return loop(table, start, step / substeps, output, length, BOUND, substeps)
+        return triton_loops.trajectories(table, start, step / substeps, output, length, BOUND, substeps)
     state, h, observed = start, step / substeps, []
     for _ in range(length):
         observed.append((output * state).sum(-1))

@@ -1,4 +1,4 @@
-"""Waves of an epidemic, of adoption or of a fashion: sharp rise, slower fall, weekly reporting, or the running total."""
+"""Waves of an epidemic or of a fashion: sharp rise, slower fall, weekly reporting, or the running total."""
 
 from dataclasses import dataclass
 

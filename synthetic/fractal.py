@@ -26,7 +26,7 @@ class MultiscaleFractal(Prior):
         omega = torch.cat([omega[1:2] / 2, omega[1:]])
         base = log_uniform(generator, shape, 0.05, 1.5)
         gain = uniform(generator, shape, 0.5, 0.9)
-        response = torch.zeros((batch_size, length + 1), dtype=torch.complex64, device=generator.device)
+        response = torch.zeros((batch_size, len(omega)), dtype=torch.complex64, device=generator.device)
         for scale in range(self.scales):
             ratio = omega / (base * 2.0**-scale)
             quality = uniform(generator, shape, 0.5, 6.0)

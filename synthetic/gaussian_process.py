@@ -14,6 +14,7 @@ from tsseq.array_typing import Float
 from tsseq.synthetic.base import Prior
 from tsseq.synthetic.curves import time_steps
 from tsseq.synthetic.draws import chance, choice, log_uniform, pick, uniform
+from tsseq.synthetic.scan import fft_length
 
 PERIODS = (4, 6, 7, 12, 14, 24, 26, 30, 48, 52, 60, 96, 144, 168, 288, 336, 365.25, 672, 1008, 1440, 2016)
 
@@ -41,16 +42,21 @@ def periodic(lag: Tensor, period: Tensor | float, lengthscale: Tensor | float) -
     return torch.exp(-2 * (torch.sin(math.pi * lag / period) / lengthscale).square())
 
 
+def lags(length: int, device: torch.device) -> Float[Tensor, " lag"]:
+    """0, 1, … in steps, as far as `stationary_pair` needs them."""
+    return torch.arange(fft_length(length) // 2 + 1, device=device, dtype=torch.float32)
+
+
 def stationary_pair(
-    generator: Generator, autocovariance: Float[Tensor, "batch lag"]
+    generator: Generator, autocovariance: Float[Tensor, "batch lag"], length: int
 ) -> tuple[Float[Tensor, "batch time"], Float[Tensor, "batch time"]]:
-    """Two independent draws with the given autocovariance at lags 0, …, time.
+    """Two independent draws with the given autocovariance, which must reach to lag fft_length(length) / 2.
 
     Negative eigenvalues of the embedding are set to zero and the variance is restored.
     """
-    length = autocovariance.shape[-1] - 1
-    spectrum = torch.fft.hfft(autocovariance, n=2 * length).clamp_(min=0)
-    spectrum *= (2 * length * autocovariance[:, :1]) / spectrum.sum(-1, keepdim=True).clamp(min=1e-30)
+    size = 2 * (autocovariance.shape[-1] - 1)
+    spectrum = torch.fft.hfft(autocovariance, n=size).clamp_(min=0)
+    spectrum *= (size * autocovariance[:, :1]) / spectrum.sum(-1, keepdim=True).clamp(min=1e-30)
     white = torch.randn((2, *spectrum.shape), generator=generator, device=generator.device)
     draws = torch.fft.fft(torch.complex(white[0], white[1]) * spectrum.sqrt(), norm="ortho")
     return draws.real[:, :length], draws.imag[:, :length]
@@ -71,8 +77,8 @@ class GaussianProcess(Prior):
     change_point: float = 0.1
 
     def sample(self, generator: Generator, batch_size: int, length: int) -> Float[Tensor, "batch time"]:
-        lag = torch.arange(length + 1, device=generator.device, dtype=torch.float32)
-        first, second = stationary_pair(generator, self.autocovariance(generator, batch_size, lag))
+        lag = lags(length, generator.device)
+        first, second = stationary_pair(generator, self.autocovariance(generator, batch_size, lag), length)
         time = time_steps(generator, length) / length
         slope = uniform(generator, (batch_size, 1), 0.3, 4.0) * chance(generator, (batch_size, 1), self.linear)
         linear = first + slope * (time - uniform(generator, (batch_size, 1))) * second
@@ -97,14 +103,13 @@ class GaussianProcess(Prior):
 
     def _kernel(self, generator: Generator, batch_size: int, lag: Tensor) -> Tensor:
         """Matérn .3, squared exponential .15, rational quadratic .1, periodic .45."""
-        shape, length = (batch_size, 1), lag.shape[-1] - 1
+        shape, length = (batch_size, 1), lag.shape[-1]
         kind = choice(generator, shape, (0.3, 0.15, 0.1, 0.45))
         lengthscale = log_uniform(generator, shape, self.shortest, max(1.0 * length, 2 * self.shortest))
-        r = lag / lengthscale
-        order = choice(generator, shape, (0.4, 0.3, 0.3))
-        smooth = torch.where(kind == 1, torch.exp(-0.5 * r.square()), matern(lag, lengthscale, order))
-        alpha = log_uniform(generator, shape, 0.1, 10.0)
-        smooth = torch.where(kind == 2, (1 + r.square() / (2 * alpha)).pow(-alpha), smooth)
+        smooth = matern(lag, lengthscale, choice(generator, shape, (0.4, 0.3, 0.3)))
+        smooth = torch.where(kind == 1, squared_exponential(lag, lengthscale), smooth)
+        mixed = rational_quadratic(lag, lengthscale, log_uniform(generator, shape, 0.1, 10.0))
+        smooth = torch.where(kind == 2, mixed, smooth)
         free = log_uniform(generator, shape, 3.0, max(length / 3.0, 6.0))
         calendar = pick(generator, shape, PERIODS)
         period = torch.where(chance(generator, shape, self.calendar), calendar, free)

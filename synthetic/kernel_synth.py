@@ -9,7 +9,7 @@ from tsseq.array_typing import Float
 from tsseq.synthetic.base import Prior
 from tsseq.synthetic.curves import time_steps
 from tsseq.synthetic.draws import chance, integers, normal, pick
-from tsseq.synthetic.gaussian_process import periodic, rational_quadratic, squared_exponential, stationary_pair
+from tsseq.synthetic.gaussian_process import lags, periodic, rational_quadratic, squared_exponential, stationary_pair
 
 PERIODS = (24, 48, 96, 168, 336, 672, 7, 14, 30, 60, 365, 730, 4, 26, 52, 4, 6, 12, 4, 40, 10)
 BANK = 33
@@ -27,10 +27,10 @@ class KernelSynth(Prior):
 
     def sample(self, generator: Generator, batch_size: int, length: int) -> Float[Tensor, "batch time"]:
         shape = (batch_size, 1)
-        lag = torch.arange(length + 1, device=generator.device, dtype=torch.float32)
+        lag = lags(length, generator.device)
         time = time_steps(generator, length) / length
         count = integers(generator, shape, 1, self.max_kernels + 1)
-        total = torch.zeros((batch_size, length + 1), device=generator.device)
+        total = torch.zeros((batch_size, len(lag)), device=generator.device)
         envelope = torch.ones((batch_size, length), device=generator.device)
         line = torch.zeros((batch_size, length), device=generator.device)
         for position in range(self.max_kernels):
@@ -46,7 +46,7 @@ class KernelSynth(Prior):
             joined = torch.where(times & (position > 0), total * kernel, total + kernel)
             total = torch.where(used & ~linear, joined, total)
         total[:, 0] += 1e-6
-        return envelope * stationary_pair(generator, total)[0] + line
+        return envelope * stationary_pair(generator, total, length)[0] + line
 
     def _kernel(self, generator: Generator, kind: Tensor, lag: Tensor, length: int) -> Tensor:
         shape = tuple(kind.shape)

@@ -170,13 +170,21 @@ def preset(name: str) -> Mixture:
     return PRESETS[name]()
 
 
-def _make(weights: Mapping[str, float], edits: tuple[Edit, ...], coarser: float) -> Mixture:
+def _make(weights: Mapping[str, float], edits: tuple[Edit, ...] = (), coarser: float = 0.0) -> Mixture:
     from tsseq.synthetic import PRIORS
 
     return Mixture(weights, {key: PRIORS[key]() for key in weights}, edits, coarser)
 
 
+def _everything() -> Mixture:
+    from tsseq.synthetic import PRIORS
+
+    return _make(dict.fromkeys(PRIORS, 1.0))
+
+
 PRESETS: dict[str, Callable[[], Mixture]] = {
     "tsseq": lambda: _make(TSSEQ, ONLINE, coarser=0.3),
-    "tempopfn": lambda: _make(TEMPOPFN, (augment.mix, augment.flip, augment.warp, augment.modulate), coarser=0.0),
+    "tempopfn": lambda: _make(TEMPOPFN, (augment.mix, augment.flip, augment.warp, augment.modulate)),
+    "everything": _everything,
 }
+"""Mixtures by name: our best, TempoPFN's weights, and all families alike and unedited."""

@@ -20,7 +20,9 @@ class NetworkTopology(Prior):
     def sample(self, generator: Generator, batch_size: int, length: int) -> Float[Tensor, "batch time"]:
         shape, whole = (batch_size, 1), (batch_size, length)
         time = time_steps(generator, length)
-        flow = torch.sin(2 * torch.pi * (uniform(generator, shape, 0.4, 4.0) * time / length + uniform(generator, shape)))
+        flow = torch.sin(
+            2 * torch.pi * (uniform(generator, shape, 0.4, 4.0) * time / length + uniform(generator, shape))
+        )
         noise = normal(generator, whole).abs() * self._active(generator, shape, length, 5.0, 400.0)
         dips = self._decaying(generator, shape, length, 60.0, 300.0) * uniform(generator, shape, 0.2, 0.8)
         hum = torch.sin(2 * torch.pi * time / log_uniform(generator, shape, 4.0, 30.0))

@@ -9,9 +9,7 @@ from tsseq.synthetic.draws import chance, log_uniform, normal, student, uniform
 from tsseq.synthetic.scan import angular_frequencies, filtered
 
 
-def innovations(
-    generator: Generator, batch: int, length: int, heavy: float = 0.25
-) -> Float[Tensor, "batch time"]:
+def innovations(generator: Generator, batch: int, length: int, heavy: float = 0.25) -> Float[Tensor, "batch time"]:
     """Independent shocks of unit variance: normal, or for a share `heavy` Student's t with 2.5 to 12 degrees."""
     is_heavy = chance(generator, (batch, 1), heavy)
     degrees = torch.where(is_heavy, log_uniform(generator, (batch, 1), 2.5, 12.0), 1e3)

@@ -16,8 +16,12 @@ SLOTS = 288
 def harmonics(generator: Generator, batch: int, phase: Tensor, count: int = 10) -> Tensor:
     """Smooth: random Fourier series, amplitudes falling as a random power of the harmonic."""
     order = torch.arange(1, count + 1, device=phase.device)
-    basis = torch.cat([torch.cos(2 * math.pi * order[:, None] * phase), torch.sin(2 * math.pi * order[:, None] * phase)])
-    fall = order.pow(-uniform(generator, (batch, 1), 0.3, 2.5)) * (order <= integers(generator, (batch, 1), 1, count + 1))
+    basis = torch.cat(
+        [torch.cos(2 * math.pi * order[:, None] * phase), torch.sin(2 * math.pi * order[:, None] * phase)]
+    )
+    fall = order.pow(-uniform(generator, (batch, 1), 0.3, 2.5)) * (
+        order <= integers(generator, (batch, 1), 1, count + 1)
+    )
     return (normal(generator, (batch, 2 * count)) * torch.cat([fall, fall], dim=-1)) @ basis
 
 
@@ -53,7 +57,9 @@ def ramp(generator: Generator, batch: int, phase: Tensor) -> Tensor:
 
 def rough(generator: Generator, batch: int, phase: Tensor) -> Tensor:
     """An arbitrary level for each of 2 to 48 parts of the cycle (a timetable)."""
-    parts = constant((2.0, 3.0, 4.0, 6.0, 7.0, 8.0, 12.0, 24.0, 48.0), phase.device)[integers(generator, (batch, 1), 0, 9)]
+    parts = constant((2.0, 3.0, 4.0, 6.0, 7.0, 8.0, 12.0, 24.0, 48.0), phase.device)[
+        integers(generator, (batch, 1), 0, 9)
+    ]
     return normal(generator, (batch, 48)).gather(-1, (phase * parts).long().clamp_(max=47))
 
 

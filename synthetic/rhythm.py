@@ -38,4 +38,9 @@ class StochasticRhythm(Prior):
         age = clock - clock.floor()
         envelope = torch.exp(-age * uniform(generator, shape, 1.0, 6.0)) * (1 - torch.exp(-60 * age))
         tone = torch.sin(2 * torch.pi * time / log_uniform(generator, shape, 6.0, 60.0))
-        return struck * envelope * torch.where(chance(generator, shape, 0.5), tone, 1.0) * uniform(generator, shape, 0.2, 0.5)
+        return (
+            struck
+            * envelope
+            * torch.where(chance(generator, shape, 0.5), tone, 1.0)
+            * uniform(generator, shape, 0.2, 0.5)
+        )

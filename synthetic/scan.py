@@ -1,5 +1,6 @@
 """Linear recursions over time without a loop over time."""
 
+import math
 from importlib.util import find_spec
 
 import torch
@@ -14,9 +15,9 @@ def linear_scan(decay: Float[Tensor, "batch time"], drive: Float[Tensor, "batch 
     Stable for |decay| <= 1 since nothing is divided. A GPU with Triton scans in one launch.
     """
     if drive.is_cuda and find_spec("triton"):
-        from tsseq.synthetic.triton_loops import linear_scan as scan
+        from tsseq.synthetic import triton_loops
 
-        return scan(decay, drive)
+        return triton_loops.linear_scan(decay, drive)
     return odd_even_scan(decay, drive)
 
 
@@ -62,14 +63,24 @@ def delay(x: Float[Tensor, "*batch time"], steps: int = 1) -> Float[Tensor, "*ba
     return torch.nn.functional.pad(x, (steps, 0))[..., : x.shape[-1]]
 
 
-def filtered(
-    noise: Float[Tensor, "batch time"], response: Float[Tensor, "batch frequency"]
-) -> Float[Tensor, "batch time"]:
-    """`noise` through a causal filter given by its (complex) response on the rfft grid of twice its length."""
-    length = noise.shape[-1]
-    return torch.fft.irfft(torch.fft.rfft(noise, n=2 * length) * response, n=2 * length)[..., :length]
+def fft_length(length: int) -> int:
+    """A size of at least 2 × length whose transform is fast: a power of two times 1, 3, 5, 9 or 15."""
+    return min(m << max(math.ceil(math.log2(2 * length / m)), 1) for m in (1, 3, 5, 9, 15))
 
 
 def angular_frequencies(length: int, device: torch.device) -> Tensor:
-    """The grid `filtered` works on: radians per step, from 0 to pi."""
-    return torch.linspace(0, torch.pi, length + 1, device=device)
+    """Radians per step from 0 to pi, the grid on which `filtered` takes responses."""
+    return torch.linspace(0, torch.pi, fft_length(length) // 2 + 1, device=device)
+
+
+def filtered(
+    noise: Float[Tensor, "batch time"], response: Float[Tensor, "batch frequency"]
+) -> Float[Tensor, "batch time"]:
+    """`noise` through a causal filter given by its (complex) response at `angular_frequencies`.
+
+    Linear, not circular: the transform is at least twice as long as the series.
+    """
+    length = noise.shape[-1]
+    size = fft_length(length)
+    full: Tensor = torch.fft.irfft(torch.fft.rfft(noise, n=size) * response, n=size)
+    return full[..., :length]

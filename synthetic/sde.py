@@ -30,7 +30,7 @@ def ornstein_uhlenbeck(
 
 @dataclass(frozen=True)
 class SDE(Prior):
-    """Regimes of exponential duration alternate between two parameter sets, or for a third of the series are new each time.
+    """Regimes of exponential duration alternate between two parameter sets; for a third of the series each is new.
 
     Mean and volatility may also follow smooth trends and seasons; shocks may be heavy-tailed or fractional; a few
     series jump.
@@ -44,9 +44,10 @@ class SDE(Prior):
     def sample(self, generator: Generator, batch_size: int, length: int) -> Float[Tensor, "batch time"]:
         shape = (batch_size, 1)
         regime = self._regimes(generator, batch_size, length)
-        relaxation = self._per_regime(log_uniform, generator, batch_size, 2.0, 1500.0).gather(-1, regime)
-        volatility = self._per_regime(log_uniform, generator, batch_size, 0.2, 1.5).gather(-1, regime)
-        mean = self._per_regime(uniform, generator, batch_size, -2.5, 2.5).gather(-1, regime)
+        table = (batch_size, self.max_segments)
+        relaxation = log_uniform(generator, table, 2.0, 1500.0).gather(-1, regime)
+        volatility = log_uniform(generator, table, 0.2, 1.5).gather(-1, regime)
+        mean = uniform(generator, table, -2.5, 2.5).gather(-1, regime)
         mean = mean + self._trend(generator, batch_size, length) + self._season(generator, batch_size, length)
         varied = chance(generator, shape, 0.4) * uniform(generator, shape, 0.2, 1.0)
         spacing = log_uniform(generator, shape, 16.0, 2000.0)
@@ -58,10 +59,7 @@ class SDE(Prior):
         dwell = log_uniform(generator, (batch_size, 2), 15.0, 2000.0).repeat(1, self.max_segments // 2)
         index = segments(generator, dwell, length)
         index = torch.where(chance(generator, (batch_size, 1), self.recurring), index % 2, index)
-        return index * chance(generator, (batch_size, 1), self.switching)
-
-    def _per_regime(self, law, generator: Generator, batch_size: int, low: float, high: float) -> Tensor:  # type: ignore[no-untyped-def]
-        return law(generator, (batch_size, self.max_segments), low, high)
+        return torch.where(chance(generator, (batch_size, 1), self.switching), index, 0)
 
     def _trend(self, generator: Generator, batch_size: int, length: int) -> Tensor:
         scale = log_uniform(generator, (batch_size, 1), 0.1, 4.0) * chance(generator, (batch_size, 1), 0.5)

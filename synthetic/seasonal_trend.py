@@ -45,8 +45,7 @@ CLOCKS = (
 
 
 def draw_clock(generator: Generator, batch: int, calendar: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Inner, outer and slow period in steps (batch × 1): a calendar's, or a share of arbitrary nested ones.
-    """
+    """Inner, outer and slow period in steps (batch × 1): a calendar's, or a share of arbitrary nested ones."""
     shape = (batch, 1)
     row = choice(generator, shape, [clock[3] for clock in CLOCKS])
     inner, ratio, slow = (constant(tuple(c[i] for c in CLOCKS), generator.device)[row] for i in range(3))
@@ -151,4 +150,6 @@ class SeasonalTrend(Prior):
         level = normal(generator, (batch, 7)) * 0.3 - weekend * uniform(generator, shape, 0.0, 1.5)
         strength = uniform(generator, shape) * chance(generator, shape, 0.6)
         size, level = torch.lerp(torch.ones_like(size), size, strength), level * strength
-        return torch.lerp(lookup(ordinary, phase), lookup(special, phase), held(share, position)) * held(size, position) + held(level, position)
+        return torch.lerp(lookup(ordinary, phase), lookup(special, phase), held(share, position)) * held(
+            size, position
+        ) + held(level, position)

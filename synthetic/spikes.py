@@ -47,7 +47,7 @@ class Spikes(Prior):
 
 @dataclass(frozen=True)
 class Anomaly(Prior):
-    """A constant with rare single-step outliers at regular or random times, mostly of one sign, sometimes followed by others."""
+    """A constant with rare single-step outliers of one sign, at regular or random times, some followed by others."""
 
     def sample(self, generator: Generator, batch_size: int, length: int) -> Float[Tensor, "batch time"]:
         shape = (batch_size, 1)
@@ -58,7 +58,8 @@ class Anomaly(Prior):
         hit = torch.where(chance(generator, shape, 0.6), regular, random)
         size = torch.exp(0.4 * normal(generator, (batch_size, length))) * hit
         follow = linear_scan((0.6 * chance(generator, (batch_size, length), 0.3)), size)
-        extra = impulses(generator, log_uniform(generator, shape, 1e-4, 3e-3).expand(batch_size, length), size[:, :1] + 0.5)
+        rate = log_uniform(generator, shape, 1e-4, 3e-3)
+        extra = impulses(generator, rate.expand(batch_size, length), torch.full_like(rate, 0.5))
         size = torch.where(chance(generator, shape, 0.3), follow + extra, size)
         sign = torch.where(chance(generator, shape, 0.6), 1.0, -1.0)
         noise = log_uniform(generator, shape, 1e-3, 0.1) * normal(generator, (batch_size, length))

@@ -49,6 +49,7 @@ class Step(Prior):
     def _ripple(self, generator: Generator, batch: int, length: int) -> Tensor:
         shape = (batch, 1)
         noise = coloured(generator, batch, length) * log_uniform(generator, shape, 3e-3, 0.4)
-        phase = time_steps(generator, length) / pick(generator, shape, (24, 96, 144, 288, 7)) + uniform(generator, shape)
+        day = pick(generator, shape, (24, 96, 144, 288, 7))
+        phase = time_steps(generator, length) / day + uniform(generator, shape)
         season = lookup(random_profiles(generator, batch, 96), phase) * log_uniform(generator, shape, 0.03, 0.6)
         return noise * chance(generator, shape, self.noisy) + season * chance(generator, shape, 0.3)

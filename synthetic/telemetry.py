@@ -117,8 +117,10 @@ class Telemetry(Prior):
         speed = torch.exp(0.3 * normal(generator, (batch, 64))).gather(-1, index)
         base = normal(generator, (batch, 64)).gather(-1, index) * uniform(generator, shape)
         load = demand / demand.mean(-1, keepdim=True).clamp(min=1e-3)
-        return 3 * base + speed * age / dwell * uniform(generator, shape, 0.5, 4.0) + load * log_uniform(
-            generator, shape, 0.01, 1.0
+        return (
+            3 * base
+            + speed * age / dwell * uniform(generator, shape, 0.5, 4.0)
+            + load * log_uniform(generator, shape, 0.01, 1.0)
         )
 
     def _idle_jobs(self, generator: Generator, jobs: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from tsseq.synthetic.scan import linear_scan
 
 @dataclass(frozen=True)
 class FinancialVolatility(Prior):
-    """Trend sine of 0.2 to 1 cycles a window + leaky walk with clustered volatility + signed, decaying, ringing jumps."""
+    """A sine of 0.2 to 1 cycles a window + a leaky walk of clustered volatility + jumps that decay and ring."""
 
     def sample(self, generator: Generator, batch_size: int, length: int) -> Float[Tensor, "batch time"]:
         shape = (batch_size, 1)

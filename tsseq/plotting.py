@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -173,3 +174,109 @@ def _ratio_ticks(axis: Any) -> None:
     axis.xaxis.set_minor_formatter(NullFormatter())
     axis.tick_params(axis="x", labelsize=9, colors=INK)
     axis.tick_params(axis="y", length=0)
+
+
+GALLERY_COLUMNS = 4
+
+
+def plot_gallery(series: Any, families: Sequence[str], out: Path) -> Path:
+    """Draw a few series (series × time) of each family, one row each, or a grid if there is one family only."""
+    from matplotlib.figure import Figure
+
+    rows: dict[str, list[int]] = {}
+    for i, family in enumerate(families):
+        rows.setdefault(family, []).append(i)
+    names = sorted(rows)
+    if len(names) == 1:
+        cells = [rows[names[0]][i : i + GALLERY_COLUMNS] for i in range(0, min(len(families), 48), GALLERY_COLUMNS)]
+        labels = [names[0], *[""] * (len(cells) - 1)]
+        halves = 1
+    else:
+        cells, labels = [rows[name][:GALLERY_COLUMNS] for name in names], names
+        halves = 2 if len(names) > 8 else 1
+    height = -(-len(cells) // halves)
+    figure = Figure(figsize=(13 * halves, 1.25 * height + 0.3), dpi=110)
+    axes = figure.subplots(height, GALLERY_COLUMNS * halves, squeeze=False)
+    figure.subplots_adjust(left=0.01, right=0.99, top=1 - 0.25 / height, bottom=0.02, wspace=0.04, hspace=0.45)
+    for axis in axes.ravel():
+        axis.set_axis_off()
+    for place, members in enumerate(cells):
+        half, row = divmod(place, height)
+        for column, member in enumerate(members):
+            axis = axes[row, half * GALLERY_COLUMNS + column]
+            _draw_small(axis, series[member], FAMILY_COLOURS[place % len(FAMILY_COLOURS)])
+            if column == 0 and labels[place]:
+                axis.set_title(labels[place].replace("_", " "), loc="left", fontsize=10, color=INK, fontweight="bold")
+    figure.savefig(out, facecolor="white")
+    return out
+
+
+FAMILY_COLOURS = ("#1f6fb2", "#b2541f", "#2f8f5b", "#8a3fa0", "#b2951f", "#1f98a8", "#a83250", "#5b6770")
+
+
+def _draw_small(axis: Any, values: Any, colour: str) -> None:
+    axis.set_axis_on()
+    axis.plot(values, color=colour, linewidth=0.7)
+    axis.set(xticks=[], yticks=[])
+    axis.spines[["top", "right", "left", "bottom"]].set_color("0.88")
+    axis.margins(x=0.005, y=0.08)
+
+
+def plot_prior_report(series: Any, families: Sequence[str], out: Path) -> Path:
+    """Write a PDF with one page per family: examples, spectrum, autocorrelation, difficulty, shares.
+
+    `series` is a float32 tensor, series × time, of at least 64 steps.
+    """
+    from matplotlib.backends.backend_pdf import PdfPages
+
+    with PdfPages(out) as pages:
+        for family in sorted(set(families)):
+            chosen = [i for i, name in enumerate(families) if name == family]
+            pages.savefig(_report_page(series[chosen], family), facecolor="white")
+    return out
+
+
+def _report_page(series: Any, family: str) -> Any:
+    from matplotlib.figure import Figure
+
+    from tsseq.synthetic.diagnostics import autocorrelation, periodogram, seasonal_naive_mase
+
+    length = series.shape[1]
+    figure = Figure(figsize=(12, 9), layout="constrained", dpi=110)
+    figure.suptitle(family.replace("_", " "), x=0.01, ha="left", fontsize=16, fontweight="bold", color=INK)
+    top, bottom = figure.subfigures(2, 1, height_ratios=(1.2, 1))
+    for axis, values in zip(top.subplots(4, 3).ravel(), series[:12].numpy(), strict=False):
+        _draw_small(axis, values, BLUE)
+    for axis in top.axes[len(series) :]:
+        axis.set_axis_off()
+    spectrum, correlation, difficulty = bottom.subplots(1, 3)
+    _draw_bands(spectrum, np.arange(1, length // 2 + 1) / length, periodogram(series).clamp(min=1e-9).numpy())
+    spectrum.set(xscale="log", yscale="log", xlabel="cycles per step", title="spectrum")
+    _draw_bands(correlation, np.arange(length // 2), autocorrelation(series)[:, : length // 2].numpy())
+    correlation.set(xlabel="lag", title="autocorrelation", ylim=(-1, 1))
+    mase = seasonal_naive_mase(series, length // 8).numpy()
+    difficulty.hist(np.clip(mase[np.isfinite(mase)], 0.05, 20), bins=np.geomspace(0.05, 20, 40), color=BLUE)
+    difficulty.set(xscale="log", xlabel="MASE of Seasonal Naive", title=_describe_shares(series))
+    for axis in (spectrum, correlation, difficulty):
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.title.set_fontsize(10)
+    return figure
+
+
+def _draw_bands(axis: Any, x: Any, values: Any) -> None:
+    low, middle, high = np.quantile(values, (0.1, 0.5, 0.9), axis=0)
+    axis.fill_between(x, low, high, color=_blend(BLUE, 0.25), linewidth=0, label="10% to 90% of series")
+    axis.plot(x, middle, color=BLUE, linewidth=1.2, label="median")
+    axis.legend(frameon=False, fontsize=8)
+
+
+def _describe_shares(series: Any) -> str:
+    """How much is constant, and how much lies at the far end of the forecaster's scaler."""
+    import torch
+
+    from tsseq.scaler import fit_scale
+
+    constant = float((series.amax(-1) == series.amin(-1)).float().mean())
+    scaled = fit_scale(series, torch.ones_like(series, dtype=torch.bool)).apply(series)
+    far = float((scaled.abs() > 5).float().mean())
+    return f"{len(series)} series, {constant:.2%} constant, {far:.3%} of values beyond asinh 5"
