@@ -47,7 +47,8 @@ def make_parser(prog: str, function: Function) -> jsonargparse.ArgumentParser:
     hints = typing.get_type_hints(function)
     for name, parameter in inspect.signature(function).parameters.items():
         _add(parser, parameter, hints[name], help_of.get(name, ""))
-    parser.add_argument("--config", action=jsonargparse.ActionConfigFile, help="YAML file with any of these options")
+    from_file = jsonargparse.ActionConfigFile  # type: ignore[attr-defined]
+    parser.add_argument("--config", action=from_file, help="YAML file with any of these options")
     return parser
 
 

@@ -6,14 +6,16 @@ To add a source: a file beside this one with a `load`, and a line here.
 from collections.abc import Callable
 from typing import Any
 
-from tsseq.datasets import bundled, csv, gift_eval, ltsf, uea
+from tsseq.datasets import bundled, csv, gift_eval
+from tsseq.datasets.ltsf import load as load_ltsf
+from tsseq.datasets.uea import load as load_uea
 
 DATASETS: dict[str, Callable[..., Any]] = {
     "bundled": bundled.load,
     "csv": csv.load,
     "gift_eval": gift_eval.load,
-    "ltsf": ltsf.load,
-    "uea": uea.load,
+    "ltsf": load_ltsf,
+    "uea": load_uea,
 }
 
 __all__ = ["DATASETS"]

@@ -159,13 +159,11 @@ def _stamps(column: pd.Series, name: Hashable) -> pd.Index:
     if column.isna().any():
         row = int(np.argmax(column.isna().to_numpy()))
         raise ValueError(f"expected a time stamp in each row of column {name!r}, got none in row {row + 1}")
-    if _is_time(column):
-        return pd.Index(column)
     if _is_number(column):
         if _is_fraction(column):
             raise ValueError(f"expected time stamps or integers in column {name!r}, got {column.dtype} numbers")
-        return pd.Index(column.astype(np.int64))
-    stamps = _read_times(column)
+        column = column.astype(np.int64)
+    stamps: pd.Index = pd.Index(column) if _is_time(column) or _is_number(column) else _read_times(column)
     if stamps.isna().any():
         row = int(np.argmax(stamps.isna()))
         raise ValueError(f"expected time stamps in column {name!r}, got {column.iloc[row]!r} in row {row + 1}")
@@ -186,8 +184,10 @@ def _read_times(column: pd.Series) -> pd.DatetimeIndex:
 
 
 def _row_index(frame: pd.DataFrame) -> pd.Index:
-    index = pd.Index(frame.index)
-    return index if _is_time(index) or pd.api.types.is_integer_dtype(index.dtype) else pd.RangeIndex(len(frame))
+    index: pd.Index = frame.index
+    if not _is_time(index) and not pd.api.types.is_integer_dtype(index.dtype):
+        index = pd.RangeIndex(len(frame))
+    return index
 
 
 def _reads_as_time(column: pd.Series) -> bool:
@@ -212,7 +212,11 @@ def _is_text(column: pd.Series) -> bool:
 
 
 def _holds_numbers(column: pd.Series) -> bool:
-    return _is_text(column) and bool(pd.to_numeric(column.astype(object), errors="coerce").notna().any())
+    """Whether a text column is one of numbers, with at most a few words astray among them."""
+    if not _is_text(column):
+        return False
+    written = column.dropna().astype(object)
+    return bool(len(written) and pd.to_numeric(written, errors="coerce").notna().mean() >= 0.5)
 
 
 def _as_list(names: str | Sequence[str] | None) -> list[Any]:

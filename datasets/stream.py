@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from tsseq.datasets.tasks import TrainingBatch, masked_spans
@@ -27,7 +27,8 @@ class StreamConfig:
     """`batch_size` series of `patches` × `patch_length` values a step, plus the patch that ends the last target.
 
     A share `short` of the steps cuts the same series into many of 16 patches, each scaled by itself: low
-    frequencies come with short histories. `missing` is the share of series with holes.
+    frequencies come with short histories. `missing` is the share of series with holes. `block` steps are
+    drawn from the prior at once: on a GPU, many small launches would otherwise take longer than the training.
     """
 
     batch_size: int = 256
@@ -35,11 +36,12 @@ class StreamConfig:
     patch_length: int = 32
     short: float = 0.3
     missing: float = 0.15
+    block: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.batch_size, self.patches, self.patch_length) < 1:
-            raise ValueError("batch_size, patches and patch_length must be at least 1")
+        if min(self.batch_size, self.patches, self.patch_length, self.block) < 1:
+            raise ValueError("batch_size, patches, patch_length and block must be at least 1")
 
 
 class PriorStream(IterableDataset[TrainingBatch]):
@@ -52,13 +54,8 @@ class PriorStream(IterableDataset[TrainingBatch]):
     def __init__(
         self, prior: Prior, config: StreamConfig, *, rank: int = 0, first_step: int = 0, device: str = "cpu"
     ) -> None:
-        self.prior, self.config, self.rank, self.first_step, self.device = (
-            prior,
-            config,
-            rank,
-            first_step,
-            device,
-        )
+        self.prior, self.config, self.rank, self.first_step, self.device = prior, config, rank, first_step, device
+        self._block: tuple[int, Tensor] | None = None
 
     def __iter__(self) -> Iterator[TrainingBatch]:
         worker = get_worker_info()
@@ -72,23 +69,34 @@ class PriorStream(IterableDataset[TrainingBatch]):
     def batch(self, step: int) -> TrainingBatch:
         """The batch of one step, the same in every process."""
         config = self.config
-        generator = Generator(self.device).manual_seed(stream_seed(config.seed, self.rank, step))
-        length = (config.patches + 1) * config.patch_length
-        values = self.prior.sample(generator, config.batch_size, length)
+        values = self._series(step)
+        # Blocks and steps are numbered apart, so that no task shares its seed with the series.
+        seed = stream_seed(config.seed, self.rank, 2 * step + 1)
         # The choice of shape must not wait for the device, so it comes from a generator on the host.
-        choice = Generator().manual_seed(stream_seed(config.seed, self.rank, step))
-        if torch.rand((), generator=choice) < config.short and config.patches > SHORT_PATCHES:
+        short = torch.rand((), generator=Generator().manual_seed(seed)) < config.short
+        if short and config.patches > SHORT_PATCHES:
             window = (SHORT_PATCHES + 1) * config.patch_length
-            values = values[:, : length // window * window].reshape(-1, window)
+            values = values[:, : values.shape[1] // window * window].reshape(-1, window)
+        generator = Generator(self.device).manual_seed(seed)
         values = _punch_holes(generator, values, config.missing)
         return masked_spans(generator, values, config.patch_length)
 
+    def _series(self, step: int) -> Tensor:
+        config = self.config
+        block, part = divmod(step, config.block)
+        if self._block is None or self._block[0] != block:
+            self._block = None  # frees the last block before the next is drawn
+            generator = Generator(self.device).manual_seed(stream_seed(config.seed, self.rank, 2 * block))
+            length = (config.patches + 1) * config.patch_length
+            self._block = block, self.prior.sample(generator, config.batch_size * config.block, length)
+        return self._block[1][part * config.batch_size : (part + 1) * config.batch_size]
 
-def _punch_holes(generator: Generator, values: torch.Tensor, share: float) -> torch.Tensor:
+
+def _punch_holes(generator: Generator, values: Tensor, share: float) -> Tensor:
     """Single values and blocks go missing in a `share` of the series, few in most and many in some."""
     batch, length = values.shape
 
-    def uniform(*shape: int) -> torch.Tensor:
+    def uniform(*shape: int) -> Tensor:
         return torch.rand(shape, generator=generator, device=values.device)
 
     chosen = uniform(batch, 1) < share

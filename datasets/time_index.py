@@ -105,7 +105,7 @@ def _business_days(index: pd.DatetimeIndex) -> Frequency | None:
     local = _local(index)
     days = local.normalize()
     counts = np.busday_count(_dates(days[:-1]), _dates(days[1:]))
-    regular = (counts == 1).all() and (local.weekday < 5).all() and (local - days == local[0] - days[0]).all()
+    regular = (counts == 1).all() and (local.day_of_week < 5).all() and (local - days == local[0] - days[0]).all()
     return Frequency("business day") if regular else None
 
 
