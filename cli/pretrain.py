@@ -38,6 +38,7 @@ def pretrain(
     precision: str | None = None,
     compile: bool = False,
     workers: int = 0,
+    block: int | None = None,
     save_every: int = 1000,
     log_every: int = 10,
     max_time: str | None = None,
@@ -75,8 +76,9 @@ def pretrain(
         accelerator: Lightning accelerator: auto, cpu, gpu, mps
         devices: how many of them
         precision: Lightning precision; bf16-mixed on a GPU and 32-true elsewhere if not given
-        compile: compile the residual blocks with torch.compile
+        compile: compile with torch.compile and, on one GPU, replay steps as CUDA graphs
         workers: processes that draw series when training on a CPU
+        block: steps drawn from the prior at once; 16 on a GPU and 1 elsewhere if not given
         save_every: steps between resumable checkpoints
         log_every: steps between lines of metrics.csv
         max_time: stop after DD:HH:MM:SS
@@ -127,6 +129,12 @@ def pretrain(
     )
 
 
+def on_gpu(accelerator: str) -> bool:
+    import torch
+
+    return accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+
+
 def run(
     folder: Path,
     prior: str,
@@ -152,8 +160,7 @@ def run(
 
     lightning.seed_everything(stream.seed)
     torch.set_float32_matmul_precision("high")
-    on_gpu = trainer["accelerator"] in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    trainer["precision"] = trainer["precision"] or ("bf16-mixed" if on_gpu else "32-true")
+    trainer["precision"] = trainer["precision"] or ("bf16-mixed" if on_gpu(trainer["accelerator"]) else "32-true")
     module = ForecasterModule(Forecaster(forecaster), training)
     data = PriorDataModule(PRIORS[prior]() if prior in PRIORS else preset(prior), stream, workers=workers)
     model = fit(module, data, folder, save_every=save_every, **trainer)

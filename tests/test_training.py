@@ -17,7 +17,7 @@ from tsseq.datasets.tasks import masked_spans
 from tsseq.forecaster import Forecaster, ForecasterConfig
 from tsseq.muon import NorMuon, orthogonalise, parameter_groups
 from tsseq.synthetic.base import Prior
-from tsseq.training import TrainingConfig, forecasting_loss
+from tsseq.training import ForecastingLoss, TrainingConfig
 
 PATCH = 8
 TINY = ForecasterConfig(
@@ -116,7 +116,7 @@ def test_training_learns():
     optimizer = NorMuon(parameter_groups(model, 0.0), lr=5e-3)
     losses = []
     for _, batch in zip(range(60), PriorStream(Sines(), STREAM), strict=False):
-        loss = forecasting_loss(model, batch)
+        loss = ForecastingLoss(model)(*batch)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -128,7 +128,7 @@ def test_constant_prefix_does_not_poison_the_loss():
     values = torch.zeros(4, 17 * PATCH)
     values[:, -3 * PATCH :] = 1e4 * torch.randn(4, 3 * PATCH)
     model = Forecaster(TINY)
-    loss = forecasting_loss(model, masked_spans(torch.Generator().manual_seed(0), values, PATCH))
+    loss = ForecastingLoss(model)(*masked_spans(torch.Generator().manual_seed(0), values, PATCH))
     loss.backward()
     assert loss.isfinite()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)

@@ -115,14 +115,29 @@ class Forecaster(nn.Module):
         observed: Bool[Tensor, "batch patch patch_length"],
     ) -> Float[Tensor, "batch patch patch_length quantile"]:
         """Scaled values and their mask in; at each position, unsorted quantiles of the next patch out."""
+        hidden, _ = self.backbone(self.embed_patches(patches, observed))
+        return self.read_out(hidden)
+
+    def embed_patches(
+        self,
+        patches: Float[Tensor, "batch patch patch_length"],
+        observed: Bool[Tensor, "batch patch patch_length"],
+    ) -> Float[Tensor, "batch patch width"]:
         seen = observed.any(-1)
-        features = self._age_features(age(seen))
         started = seen.cumsum(1) > 0
-        tokens = torch.cat([torch.where(observed, patches, 0.0), observed.float(), features], dim=-1)
-        hidden, _ = self.backbone(self.embed(tokens * started[..., None]))
-        output: Tensor = self.head(hidden).float()
-        output = MAX_OUTPUT * torch.tanh(output / MAX_OUTPUT)
-        return output.reshape(*patches.shape, len(self.config.levels))
+        features = [torch.where(observed, patches, 0.0), observed.to(patches.dtype), self._age_features(age(seen))]
+        # Values enter and leave in float32: half precision would round them to one part in 256.
+        with torch.autocast(patches.device.type, enabled=False):
+            tokens: Tensor = self.embed(torch.cat(features, dim=-1) * started[..., None])
+        return tokens
+
+    def read_out(
+        self, hidden: Float[Tensor, "batch patch width"]
+    ) -> Float[Tensor, "batch patch patch_length quantile"]:
+        with torch.autocast(hidden.device.type, enabled=False):
+            output: Tensor = self.head(hidden.float())
+            output = MAX_OUTPUT * torch.tanh(output / MAX_OUTPUT)
+        return output.reshape(*hidden.shape[:2], self.config.patch_length, len(self.config.levels))
 
     def _age_features(self, age: Tensor) -> Tensor:
         """Sines and cosines of the age in patches, at wave lengths from 2 patches up, and zero at age zero."""

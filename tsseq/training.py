@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from tsseq.checkpoint import save
@@ -58,17 +58,73 @@ class TrainingConfig:
         return min(up, down)
 
 
-def forecasting_loss(model: Forecaster, batch: TrainingBatch) -> Tensor:
+class ForecastingLoss(nn.Module):
     """Quantile loss of every position's forecast of the patch after it, in scaled units."""
-    patch = model.config.patch_length
-    scale = fit_scale(batch.values, batch.fitted)
-    scaled = scale.apply(batch.values.nan_to_num())
-    # Where the fitted stretch is constant its scale says nothing about what follows.
-    targets = (batch.targets & (scaled.abs() < MAX_OUTPUT)).unflatten(1, (-1, patch))
-    scaled = scaled.clamp(-MAX_OUTPUT, MAX_OUTPUT).unflatten(1, (-1, patch))
-    output = model(scaled[:, :-1], batch.visible.unflatten(1, (-1, patch))[:, :-1])
-    levels = torch.tensor(model.config.levels, device=output.device)
-    return quantile_loss(output, scaled[:, 1:], targets[:, 1:], levels)
+
+    def __init__(self, forecaster: Forecaster) -> None:
+        super().__init__()
+        self.forecaster = forecaster
+
+    def forward(self, values: Tensor, visible: Tensor, fitted: Tensor, targets: Tensor) -> Tensor:
+        """The fields of a `TrainingBatch` in, a scalar out."""
+        tokens, scaled, scored = self._encode(values, visible, fitted, targets)
+        hidden, _ = self.forecaster.backbone(tokens)
+        return self._score(hidden, scaled, scored)
+
+    def compile_parts(self) -> None:
+        """Blocks share one compiled form, where the whole stack would be compiled layer by layer."""
+        for block in self.forecaster.backbone.layers:
+            block.compile(dynamic=False)
+        self._encode = torch.compile(self._encode, dynamic=False)  # type: ignore[method-assign]
+        self._score = torch.compile(self._score, dynamic=False)  # type: ignore[method-assign]
+
+    def _encode(
+        self, values: Tensor, visible: Tensor, fitted: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        patch = self.forecaster.config.patch_length
+        scaled = fit_scale(values, fitted).apply(values.nan_to_num())
+        # Where the fitted stretch is constant its scale says nothing about what follows.
+        scored = (targets & (scaled.abs() < MAX_OUTPUT)).unflatten(1, (-1, patch))
+        scaled = scaled.clamp(-MAX_OUTPUT, MAX_OUTPUT).unflatten(1, (-1, patch))
+        tokens = self.forecaster.embed_patches(scaled[:, :-1], visible.unflatten(1, (-1, patch))[:, :-1])
+        return tokens, scaled[:, 1:], scored[:, 1:]
+
+    def _score(self, hidden: Tensor, scaled: Tensor, scored: Tensor) -> Tensor:
+        levels = torch.tensor(self.forecaster.config.levels, device=hidden.device)
+        return quantile_loss(self.forecaster.read_out(hidden), scaled, scored, levels)
+
+
+class CapturedLoss:
+    """A loss whose passes run as CUDA graphs, one pair for each shape of batch.
+
+    A step of a small network is hundreds of short kernels, which a host cannot launch as fast as a GPU
+    finishes them.
+    """
+
+    def __init__(self, loss: ForecastingLoss) -> None:
+        self._loss, self._graphs = loss, dict[torch.Size, Any]()
+
+    def __call__(self, *batch: Tensor) -> Tensor:
+        shape = batch[0].shape
+        if shape not in self._graphs:
+            holder = _Holder(self._loss)
+            with torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
+                examples = tuple(x.clone() for x in batch)
+                self._graphs[shape] = torch.cuda.make_graphed_callables(holder, examples, allow_unused_input=True)
+        result: Tensor = self._graphs[shape](*batch)
+        return result.clone()  # the graph overwrites its own output at the next step
+
+
+class _Holder(nn.Module):
+    """Capturing replaces a module's forward, so each shape gets a module of its own around the shared one."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, *batch: Tensor) -> Tensor:
+        result: Tensor = self.inner(*batch)
+        return result
 
 
 class ForecasterModule(lightning.LightningModule):
@@ -76,19 +132,25 @@ class ForecasterModule(lightning.LightningModule):
 
     def __init__(self, forecaster: Forecaster, config: TrainingConfig) -> None:
         super().__init__()
-        self.forecaster, self.config = forecaster, config
+        self.config = config
+        self.loss = ForecastingLoss(forecaster)
+        self._captured: CapturedLoss | None = None
         self.save_hyperparameters(
             {"forecaster": forecaster.config.to_dict(), "training": dataclasses.asdict(config)}, logger=False
         )
 
-    def configure_model(self) -> None:
+    @property
+    def forecaster(self) -> Forecaster:
+        return self.loss.forecaster
+
+    def on_fit_start(self) -> None:
         if self.config.compile:
-            # Blocks share one compiled form, where the whole stack would be compiled layer by layer.
-            for block in self.forecaster.backbone.blocks:
-                block.compile(dynamic=False)
+            self.loss.compile_parts()
+            if self.device.type == "cuda" and self.trainer.world_size == 1:
+                self._captured = CapturedLoss(self.loss)
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
-        loss = forecasting_loss(self.forecaster, batch)
+        loss: Tensor = (self._captured or self.loss)(*batch)
         self.log("loss", loss.detach(), prog_bar=True)
         return loss
 
