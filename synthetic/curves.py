@@ -56,7 +56,8 @@ def held(table: Float[Tensor, "batch slot"], phase: Float[Tensor, "batch time"])
 def segments(generator: Generator, dwell: Float[Tensor, "batch segment"], length: int) -> Int[Tensor, "batch time"]:
     """Number of the segment each step falls in, for segments of exponential duration with means `dwell` steps.
 
-    The last segment lasts for ever.
+    All means of a series are raised by one factor where they would not fill the window one and a half times, else
+    its end would be one long segment.
     """
     return renewals(generator, dwell, length)[0]
 
@@ -65,7 +66,9 @@ def renewals(
     generator: Generator, dwell: Float[Tensor, "batch segment"], length: int
 ) -> tuple[Int[Tensor, "batch time"], Float[Tensor, "batch time"]]:
     """Like `segments`, and the time since the segment began (the first one began at step 0)."""
-    durations = torch.empty_like(dwell).exponential_(generator=generator).mul_(dwell)
+    fill = (1.5 * length / dwell.sum(-1, keepdim=True)).clamp(min=1.0)
+    durations = torch.empty(dwell.shape, device=dwell.device).exponential_(generator=generator)
+    durations *= dwell * fill
     edges = torch.nn.functional.pad(durations[:, :-1].cumsum(-1), (1, 0)).contiguous()
     time = time_steps(generator, length).expand(dwell.shape[0], length).contiguous()
     index = torch.searchsorted(edges, time, right=True) - 1

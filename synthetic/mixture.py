@@ -120,15 +120,15 @@ class Mixture(Prior):
 
 TSSEQ = {
     "seasonal_trend": 0.24,
-    "gaussian_process": 0.13,
+    "gaussian_process": 0.14,
     "sde": 0.09,
     "telemetry": 0.08,
     "arima": 0.065,
     "ets": 0.06,
     "economy": 0.06,
     "weather": 0.045,
-    "power": 0.04,
-    "cauker": 0.035,
+    "power": 0.035,
+    "cauker": 0.03,
     "demand": 0.03,
     "traffic": 0.025,
     "waveforms": 0.02,

@@ -38,7 +38,7 @@ class NetworkTopology(Prior):
 
     def _active(self, generator: Generator, shape: tuple[int, int], length: int, on: float, off: float) -> Tensor:
         quiet = log_uniform(generator, shape, off / 4, off)
-        dwell = torch.cat([quiet, log_uniform(generator, shape, on / 4, on)], dim=-1).repeat(1, 48)
+        dwell = torch.cat([quiet, log_uniform(generator, shape, on / 4, on)], dim=-1).repeat(1, 128)
         return 1.0 * (segments(generator, dwell, length) % 2)
 
     def _decaying(self, generator: Generator, shape: tuple[int, int], length: int, slow: float, gap: float) -> Tensor:

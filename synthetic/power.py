@@ -48,9 +48,9 @@ class Power(Prior):
         shape, length = tuple(day.shape), phase.shape[-1]
         cycle = day * log_uniform(generator, shape, 0.01, 1.5)
         duty = uniform(generator, shape, 0.05, 0.6)
-        dwell = torch.cat([cycle * (1 - duty), cycle * duty], dim=-1).clamp(min=1.0).repeat(1, 48)
+        dwell = torch.cat([cycle * (1 - duty), cycle * duty], dim=-1).clamp(min=1.0).repeat(1, 128)
         index, _ = renewals(generator, dwell, length)
-        height = torch.exp(0.3 * normal(generator, (shape[0], 96))).gather(-1, index)
+        height = torch.exp(0.3 * normal(generator, (shape[0], 256))).gather(-1, index)
         hours = lookup(random_profiles(generator, shape[0], 96), phase) > uniform(generator, shape, -2.0, 0.5)
         return (index % 2 == 1) * hours * height * uniform(generator, shape)
 

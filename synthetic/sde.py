@@ -32,11 +32,11 @@ def ornstein_uhlenbeck(
 class SDE(Prior):
     """Regimes of exponential duration alternate between two parameter sets; for a third of the series each is new.
 
-    Mean and volatility may also follow smooth trends and seasons; shocks may be heavy-tailed or fractional; a few
-    series jump.
+    Mean and volatility may also follow smooth trends; a season either pulls the mean, which a slow process hardly
+    follows, or is added; shocks may be heavy-tailed or fractional; a few series jump.
     """
 
-    max_segments: int = 48
+    max_segments: int = 96
     switching: float = 0.5
     recurring: float = 0.67
     seasonal: float = 0.5
@@ -48,11 +48,14 @@ class SDE(Prior):
         relaxation = log_uniform(generator, table, 2.0, 1500.0).gather(-1, regime)
         volatility = log_uniform(generator, table, 0.2, 1.5).gather(-1, regime)
         mean = uniform(generator, table, -2.5, 2.5).gather(-1, regime)
-        mean = mean + self._trend(generator, batch_size, length) + self._season(generator, batch_size, length)
+        season = self._season(generator, batch_size, length)
+        pulled = chance(generator, shape, 0.5)
+        mean = mean + self._trend(generator, batch_size, length) + season * pulled
         varied = chance(generator, shape, 0.4) * uniform(generator, shape, 0.2, 1.0)
         spacing = log_uniform(generator, shape, 16.0, 2000.0)
         volatility = volatility * torch.exp(varied * smooth_path(generator, spacing, length))
-        return ornstein_uhlenbeck(relaxation, mean, volatility, self._shocks(generator, batch_size, length))
+        shocks = self._shocks(generator, batch_size, length)
+        return ornstein_uhlenbeck(relaxation, mean, volatility, shocks) + season * ~pulled
 
     def _regimes(self, generator: Generator, batch_size: int, length: int) -> Tensor:
         """Index of the parameter set in force at each step."""

@@ -105,10 +105,9 @@ class SeasonalTrend(Prior):
     def _join(self, generator: Generator, smooth: Tensor, noise: Tensor) -> Tensor:
         shape = (smooth.shape[0], 1)
         centred = smooth - smooth.mean(-1, keepdim=True)
-        reach = centred.abs().amax(-1, keepdim=True).clamp(min=0.1)
-        rate = torch.minimum(log_uniform(generator, shape, 0.05, 1.0), 4.0 / reach)
-        grown = torch.exp(rate * (centred + noise).clamp(-2 * reach, 2 * reach))
-        total = smooth + noise
+        total = centred + noise
+        rate = torch.minimum(log_uniform(generator, shape, 0.05, 1.0), 4.0 / total.abs().amax(-1, keepdim=True))
+        grown = torch.exp(rate * total)
         floor = uniform(generator, shape, -1.2, 0.8) * centred.abs().mean(-1, keepdim=True)
         cut = (centred - floor).clamp(min=0) * (1 + 0.3 * noise).clamp(min=0)
         out = torch.where(chance(generator, shape, self.multiplicative), grown, total)
@@ -126,29 +125,48 @@ class SeasonalTrend(Prior):
         phase = time / inner + jitter * phases
         ordinary, special, long, longest = random_profiles(generator, 4 * batch).chunk(4)
         product = self._day_by_week(generator, phase, outer / inner, ordinary, special)
+        product = product * self._day_sizes(generator, phase)
         product = product * torch.exp(drifting * uniform(generator, shape, 0.1, 0.7) * swells)
         outer_path = lookup(long, time / outer)
         slow_path = lookup(longest, time / slow.clamp(min=2.0))
         weight_outer = log_uniform(generator, shape, 0.05, 2.0) * chance(generator, shape, 0.4)
         weight_slow = log_uniform(generator, shape, 0.1, 2.0) * chance(generator, shape, 0.35)
-        return product * chance(generator, shape, 0.9) + weight_outer * outer_path + weight_slow * slow_path
+        seasons = product * chance(generator, shape, 0.9) + weight_outer * outer_path + weight_slow * slow_path
+        return seasons + self._holidays(generator, time / torch.maximum(outer, slow))
+
+    def _day_sizes(self, generator: Generator, phase: Tensor) -> Tensor:
+        """A factor for every single inner cycle, as for the sunshine or the turnover of a day; half have none."""
+        shape = (phase.shape[0], 1)
+        table = normal(generator, (phase.shape[0], 1024))
+        spread = log_uniform(generator, shape, 0.03, 0.6) * chance(generator, shape, 0.5)
+        return torch.exp(spread * table.gather(-1, torch.remainder(phase.floor(), 1024).long()))
+
+    def _holidays(self, generator: Generator, years: Tensor) -> Tensor:
+        """Single days of the longest cycle that are unlike the others, every time; a tenth of the series have them."""
+        shape = (years.shape[0], 1)
+        chosen = chance(generator, (shape[0], 366), log_uniform(generator, shape, 0.003, 0.04))
+        size = log_uniform(generator, shape, 0.5, 4.0) * torch.where(chance(generator, shape, 0.6), -1.0, 1.0)
+        days = chosen * size * uniform(generator, (shape[0], 366), 0.3, 1.0) * chance(generator, shape, 0.1)
+        return held(days, years)
 
     def _day_by_week(
         self, generator: Generator, phase: Tensor, ratio: Tensor, ordinary: Tensor, special: Tensor
     ) -> Tensor:
         """The inner profile of ordinary and of special days, each day with its own level and size.
 
-        Days repeat with the outer cycle; the special ones are the last two of seven, or random ones.
+        Days repeat with the outer cycle; the special ones are the last two of seven, or random ones. Cycles that
+        are no weeks of days, or days of hours, have none.
         """
         batch = phase.shape[0]
         shape = (batch, 1)
         position = phase / ratio
         weekend = constant((0.0,) * 5 + (1.0,) * 2, generator.device).expand(batch, 7)
         mixed = torch.where(chance(generator, shape, 0.6), weekend, uniform(generator, (batch, 7)))
-        share = mixed * uniform(generator, shape) * chance(generator, shape, 0.5)
+        weekly = (ratio < 7.5) | (ratio == 24)
+        share = mixed * uniform(generator, shape) * (weekly & chance(generator, shape, 0.5))
         size = 1 + (0.3 * normal(generator, (batch, 7)) - weekend * uniform(generator, shape, 0.0, 0.7)).clamp(min=-1)
         level = normal(generator, (batch, 7)) * 0.3 - weekend * uniform(generator, shape, 0.0, 1.5)
-        strength = uniform(generator, shape) * chance(generator, shape, 0.6)
+        strength = uniform(generator, shape) * (weekly & chance(generator, shape, 0.6))
         size, level = torch.lerp(torch.ones_like(size), size, strength), level * strength
         return torch.lerp(lookup(ordinary, phase), lookup(special, phase), held(share, position)) * held(
             size, position

@@ -49,9 +49,10 @@ class Telemetry(Prior):
         return torch.where(chance(generator, shape, self.coarse), rounded, out)
 
     def _day(self, generator: Generator, batch: int, length: int) -> Tensor:
-        """Logarithm of the usual load."""
+        """Logarithm of the usual load: a day, or a test run or work cycle of any length, within seven of them."""
         shape = (batch, 1)
-        period = pick(generator, shape, DAYS, DAY_WEIGHTS)
+        free = log_uniform(generator, shape, 20.0, 3000.0)
+        period = torch.where(chance(generator, shape, 0.35), free, pick(generator, shape, DAYS, DAY_WEIGHTS))
         phase = time_steps(generator, length) / period + uniform(generator, shape)
         tables = random_profiles(generator, 2 * batch).chunk(2)
         profile, week = lookup(tables[0], phase), lookup(tables[1], phase / 7) * chance(generator, shape, 0.4)
@@ -85,7 +86,7 @@ class Telemetry(Prior):
 
     def _gate(self, generator: Generator, batch: int, length: int) -> Tensor:
         """1 while in use, almost 0 in idle stretches; three quarters of the series are always in use."""
-        dwell = log_uniform(generator, (batch, 2), 8.0, 1500.0).repeat(1, 24)
+        dwell = log_uniform(generator, (batch, 2), 8.0, 1500.0).repeat(1, 48)
         idle = segments(generator, dwell, length) % 2 == 1
         return 1 - 0.97 * (idle & chance(generator, (batch, 1), 0.25))
 
@@ -127,9 +128,9 @@ class Telemetry(Prior):
         """Almost nothing, now and then a run: a second schedule, a telegraph signal and small noise."""
         batch, length = jobs.shape
         shape = (batch, 1)
-        dwell = log_uniform(generator, (batch, 2), 2.0, 300.0).repeat(1, 48)
+        dwell = log_uniform(generator, (batch, 2), 2.0, 300.0).repeat(1, 128)
         index = segments(generator, dwell, length)
-        height = log_uniform(generator, (batch, 96), 0.5, 3.0).gather(-1, index)
+        height = log_uniform(generator, (batch, 256), 0.5, 3.0).gather(-1, index)
         runs = (index % 2 == 1) * height
         floor = log_uniform(generator, shape, 1e-3, 0.1) * normal(generator, (batch, length)).abs()
         return runs + jobs + self._jobs(generator, batch, length) + floor

@@ -244,6 +244,7 @@ def _report_page(series: Any, family: str) -> Any:
     length = series.shape[1]
     figure = Figure(figsize=(12, 9), layout="constrained", dpi=110)
     figure.suptitle(family.replace("_", " "), x=0.01, ha="left", fontsize=16, fontweight="bold", color=INK)
+    figure.supxlabel(_describe_shares(series), fontsize=10, color=INK)
     top, bottom = figure.subfigures(2, 1, height_ratios=(1.2, 1))
     for axis, values in zip(top.subplots(4, 3).ravel(), series[:12].numpy(), strict=False):
         _draw_small(axis, values, BLUE)
@@ -256,7 +257,7 @@ def _report_page(series: Any, family: str) -> Any:
     correlation.set(xlabel="lag", title="autocorrelation", ylim=(-1, 1))
     mase = seasonal_naive_mase(series, length // 8).numpy()
     difficulty.hist(np.clip(mase[np.isfinite(mase)], 0.05, 20), bins=np.geomspace(0.05, 20, 40), color=BLUE)
-    difficulty.set(xscale="log", xlabel="MASE of Seasonal Naive", title=_describe_shares(series))
+    difficulty.set(xscale="log", xlabel="MASE", title="Seasonal Naive")
     for axis in (spectrum, correlation, difficulty):
         axis.spines[["top", "right"]].set_visible(False)
         axis.title.set_fontsize(10)
