@@ -63,7 +63,7 @@ def _read_parquet(path: Path) -> pd.DataFrame | list[lists.Series]:
         raise ValueError("reading parquet needs pyarrow: install tsseq[parquet]") from error
     try:
         columns = pq.read_schema(path).names
-    except (pq.lib.ArrowInvalid, OSError) as error:
+    except (ValueError, OSError) as error:
         raise ValueError(f"expected a parquet file, got something else ({str(error).splitlines()[0]})") from error
     if set(lists.COLUMNS) <= set(columns):
         return lists.read_parquet(path)

@@ -102,29 +102,38 @@ def test_numbers_of_any_type():
         pd.testing.assert_frame_equal(run(table.assign(y=column)), expected)
 
 
-@pytest.mark.parametrize(
-    "index, following",
-    [
-        (pd.RangeIndex(6), [6, 7]),
-        (pd.Index([1950, 1951, 1952, 1953, 1954, 1955]), [1956, 1957]),
-        (pd.Index([0, 10, 20, 30, 40, 50]), [60, 70]),
-        (pd.date_range("2020-01-01", periods=6, freq="MS"), pd.to_datetime(["2020-07-01", "2020-08-01"])),
-        (pd.date_range("2020-01-31", periods=6, freq="D") + pd.Timedelta("6h"), pd.to_datetime(["2020-02-06 06:00", "2020-02-07 06:00"])),
-        (pd.date_range("2024-01-01", periods=6, freq="B"), pd.to_datetime(["2024-01-09", "2024-01-10"])),
-        (pd.period_range("2020Q1", periods=6, freq="Q"), pd.period_range("2021Q3", periods=2, freq="Q")),
-        (pd.period_range("2020-01", periods=6, freq="M"), pd.period_range("2020-07", periods=2, freq="M")),
-        (
-            pd.date_range("2024-03-28", periods=6, freq="D", tz="Europe/Berlin"),
-            pd.date_range("2024-04-03", periods=2, freq="D", tz="Europe/Berlin"),
-        ),
-        (
-            pd.date_range("2024-10-26 22:00", periods=6, freq="h", tz="Europe/Berlin"),
-            pd.date_range("2024-10-27 03:00", periods=2, freq="h", tz="Europe/Berlin"),
-        ),
-    ],
-    ids=["range", "years", "tens", "months", "six o'clock", "business days", "quarters", "month periods", "days over a change of clocks", "hours over a change of clocks"],
-)  # fmt: skip
-def test_every_index(index, following):
+EVERY_INDEX = {
+    "range": (pd.RangeIndex(6), [6, 7]),
+    "years": (pd.Index(range(1950, 1956)), [1956, 1957]),
+    "tens": (pd.Index([0, 10, 20, 30, 40, 50]), [60, 70]),
+    "months": (pd.date_range("2020-01-01", periods=6, freq="MS"), pd.to_datetime(["2020-07-01", "2020-08-01"])),
+    "six o'clock": (
+        pd.date_range("2020-01-31 06:00", periods=6),
+        pd.to_datetime(["2020-02-06 06:00", "2020-02-07 06:00"]),
+    ),
+    "business days": (
+        pd.date_range("2024-01-01", periods=6, freq="B"),
+        pd.to_datetime(["2024-01-09", "2024-01-10"]),
+    ),
+    "quarters": (pd.period_range("2020Q1", periods=6, freq="Q"), pd.period_range("2021Q3", periods=2, freq="Q")),
+    "month periods": (
+        pd.period_range("2020-01", periods=6, freq="M"),
+        pd.period_range("2020-07", periods=2, freq="M"),
+    ),
+    "days over a change of clocks": (
+        pd.date_range("2024-03-28", periods=6, tz="Europe/Berlin"),
+        pd.date_range("2024-04-03", periods=2, tz="Europe/Berlin"),
+    ),
+    "hours over a change of clocks": (
+        pd.date_range("2024-10-26 22:00", periods=6, freq="h", tz="Europe/Berlin"),
+        pd.date_range("2024-10-27 03:00", periods=2, freq="h", tz="Europe/Berlin"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", EVERY_INDEX)
+def test_every_index(case):
+    index, following = EVERY_INDEX[case]
     result = run(pd.Series(np.arange(6.0), index=index, name="x"), 2)
     assert list(result["timestamp"]) == list(following)
     assert list(result["item_id"]) == ["x", "x"]
