@@ -3,6 +3,7 @@
 The mixing of LRU, S4D, S5, minGRU, minLSTM, HGRN, GateLoop, D-SLiCE and Longhorn.
 """
 
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from tsseq.kernels.diagonal_scan.chunked import chunked
 from tsseq.kernels.diagonal_scan.reference import reference
 
 __all__ = ["chunked", "diagonal_scan", "example_inputs", "reference"]
+
+TRITON_INSTALLED = find_spec("triton") is not None
 
 
 def diagonal_scan(
@@ -35,7 +38,7 @@ def diagonal_scan(
     Raises ValueError if there is no position, the shapes disagree, or `decay` is complex and `inputs` are not.
     """
     _check(decay, inputs, initial_state, resets)
-    if inputs.is_cuda and inputs.dtype not in (torch.float64, torch.complex128):
+    if inputs.is_cuda and TRITON_INSTALLED and inputs.dtype not in (torch.float64, torch.complex128):
         from tsseq.kernels.diagonal_scan.triton import fused
 
         return fused(decay, inputs, initial_state, reverse=reverse, resets=resets)

@@ -142,7 +142,7 @@ def _forward(
     chunk, batch_index, channel, sub = _place(rows, chunks, WIDTH, CHANNELS, SUBS)
     live = (channel < WIDTH) & (sub >= 0)
     first = chunk * (SUBS * STEPS) + sub * STEPS
-    ONE: tl.constexpr = 0x3F800000 if COMPLEX else 1
+    ONE: tl.constexpr = 0x3F800000 if COMPLEX else 1.0
     a_rows, b_rows, keeps = (), (), ()
     if CONSTANT:
         constant = tl.load(decay + channel, channel < WIDTH, 0)
@@ -196,7 +196,7 @@ def _backward(
     chunk, batch_index, channel, sub = _place(rows, chunks, WIDTH, CHANNELS, SUBS)
     live = (channel < WIDTH) & (sub >= 0)
     first = chunk * (SUBS * STEPS) + sub * STEPS
-    ONE: tl.constexpr = 0x3F800000 if COMPLEX else 1
+    ONE: tl.constexpr = 0x3F800000 if COMPLEX else 1.0
     BEFORE: tl.constexpr = WIDTH if REVERSE else -WIDTH
     a_rows, g_rows, h_rows, keeps = (), (), (), ()
     if CONSTANT:
