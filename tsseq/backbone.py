@@ -66,14 +66,12 @@ class Block(nn.Module):
         self.mlp = SwiGLU(config.width, config.mlp_width) if config.mlp_width else None
 
     def forward(
-        self, x: Float[Tensor, "batch time width"], state: State
+        self, x: Float[Tensor, "batch time width"], state: State | None = None
     ) -> tuple[Float[Tensor, "batch time width"], State]:
-        y, state = self.mixer(self.norm_mixer(x), state)
-        return self._mlp(x + y), state
+        y, last = self.mixer(self.norm_mixer(x), state)
+        return self._mlp(x + y), last
 
-    def step(
-        self, x_t: Float[Tensor, "batch width"], state: State
-    ) -> tuple[Float[Tensor, "batch width"], State]:
+    def step(self, x_t: Float[Tensor, "batch width"], state: State) -> tuple[Float[Tensor, "batch width"], State]:
         y, state = self.mixer.step(self.norm_mixer(x_t), state)
         return self._mlp(x_t + y), state
 
@@ -108,10 +106,12 @@ class Backbone(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch time width"], states: tuple[State, ...] | None = None
     ) -> tuple[Float[Tensor, "batch time width"], tuple[State, ...]]:
-        states = self.init_state(x.shape[0]) if states is None else states
+        if states is None and self.config.weave:
+            states = self.init_state(x.shape[0])
         last: list[State] = []
-        for block, state in zip(self.layers, states, strict=True):
-            if self.config.weave and last:
+        for layer, block in enumerate(self.layers):
+            state = None if states is None else states[layer]
+            if state is not None and self.config.weave and last:
                 state = block.mixer.weave(state, last[-1])
             x, state = block(x, state)
             last.append(state)

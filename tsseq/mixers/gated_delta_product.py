@@ -78,18 +78,14 @@ class GatedDeltaProduct(SequenceMixer):
     def forward(
         self, x: Float[Tensor, "batch time width"], state: State | None = None
     ) -> tuple[Float[Tensor, "batch time width"], State]:
-        window, memory, position = self.init_state(x.shape[0]) if state is None else state
+        window, memory, position = self._start(x) if state is None else state
         queries_keys, values = self.width * (1 + self.steps), self.width * self.steps
         mixed, value, gate, rates = self.project_in(x).split(
             [queries_keys, values, self.width, self.heads * (self.steps + self.gated)], dim=-1
         )
-        weight, past = (
-            self.convolution.split([queries_keys, values]),
-            window.split([queries_keys, values], -1),
-        )
-        mixed, past_mixed = short_convolution(
-            mixed, weight[0], initial_state=past[0], head_dim=self.head_width
-        )
+        weight = self.convolution.split([queries_keys, values])
+        past = (None, None) if window is None else window.split([queries_keys, values], -1)
+        mixed, past_mixed = short_convolution(mixed, weight[0], initial_state=past[0], head_dim=self.head_width)
         value, past_value = short_convolution(value, weight[1], initial_state=past[1])
         query, key = mixed.split([self.width, self.width * self.steps], dim=-1)
         shape = (self.steps, self.heads, self.head_width)
@@ -106,6 +102,12 @@ class GatedDeltaProduct(SequenceMixer):
         output = gated_norm(output, gate.unflatten(-1, shape[1:]), self.norm.expand(self.heads, -1))
         window = torch.cat([past_mixed, past_value], dim=-1)
         return self.project_out(output.flatten(2)), (window, memory, position + x.shape[1])
+
+    def _start(self, x: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor]:
+        """As `init_state`, with None for what is zero: the ops then have nothing to read or differentiate."""
+        learned = isinstance(self.initial_state, nn.Parameter)
+        memory = self.initial_state.expand(x.shape[0], -1, -1, -1) if learned else None
+        return None, memory, self.convolution.new_zeros(x.shape[0], 1)
 
     def _rates(self, rates: Tensor) -> tuple[Tensor, Tensor | None]:
         rates = at_least_float32(rates)
