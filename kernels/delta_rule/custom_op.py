@@ -9,7 +9,7 @@ from torch import Tensor
 from tsseq.kernels.delta_rule.triton import backward_kernel, forward_kernel, solve_kernel
 
 CHUNK_ROWS = 32
-"""Rows per chunk (tokens times padded steps): 16 or 32."""
+"""Rows per chunk (tokens times padded steps), 16 or 32; float32 takes 16, its tiles being twice as large."""
 MAX_WIDTH = 128
 MAX_STEPS = 4
 
@@ -35,13 +35,13 @@ LAUNCH = {
 
 
 def supports(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """Whether the kernels take these widths, steps and types."""
-    widths = max(query.shape[-1], value.shape[-1])
-    return (
-        widths <= MAX_WIDTH
-        and key.shape[2] <= MAX_STEPS
-        and query.dtype in (torch.float32, torch.bfloat16, torch.float16)
-    )
+    """Whether the kernels take these widths, steps and types on this device."""
+    architecture = torch.cuda.get_device_properties(query.device).major
+    if key.shape[2] > MAX_STEPS or architecture < 8:
+        return False
+    if query.dtype == torch.float32:  # the widest float32 tiles need Hopper's shared memory
+        return max(query.shape[-1], value.shape[-1]) <= (MAX_WIDTH if architecture >= 9 else 64)
+    return query.dtype in (torch.bfloat16, torch.float16) and max(query.shape[-1], value.shape[-1]) <= MAX_WIDTH
 
 
 def delta_rule_triton(
@@ -209,7 +209,7 @@ def _allocate(q: Tensor, k: Tensor, v: Tensor, save: bool) -> tuple[Tensor, Tens
     """Output, final state, and what the backward pass reads: W, U and the state each chunk starts from."""
     batch, time, head, key_width = q.shape
     value_width = v.shape[-1]
-    tokens, padded = _chunk(k.shape[2])
+    tokens, padded = _chunk(k)
     chunks = (time + tokens - 1) // tokens
     rows = tokens * padded
     return (
@@ -235,14 +235,14 @@ def _allocate_gradients(
     )
 
 
-def _chunk(step: int) -> tuple[int, int]:
+def _chunk(k: Tensor) -> tuple[int, int]:
     """Tokens per chunk, and steps per token rounded up to a power of two."""
-    padded = 1 << (step - 1).bit_length()
-    return CHUNK_ROWS // padded, padded
+    padded = 1 << (k.shape[2] - 1).bit_length()
+    return (16 if k.dtype == torch.float32 else CHUNK_ROWS) // padded, padded
 
 
 def _shape(q: Tensor, k: Tensor, v: Tensor) -> dict[str, int]:
-    tokens, padded = _chunk(k.shape[2])
+    tokens, padded = _chunk(k)
     key_width, value_width = q.shape[-1], v.shape[-1]
     return {
         "H": q.shape[2],

@@ -330,15 +330,14 @@ def backward_kernel(
 
         k_c = tl.load(k + first_k + (row[:, None] * (H * K) + kk[None, :]), rows_k, 0.0)
         q_c = tl.load(q + first_q + (query[:, None] * (H * K) + kk[None, :]), queries_k, 0.0)
-        causal = cq[:, None] >= token[None, :]
-        between = causal_decay(g_q[:, None], g[None, :], causal, HAS_DECAY)
-        p = (product(q_c, tl.trans(k_c), PRECISION) * between).to(dtype)
+        p = product(q_c, tl.trans(k_c), PRECISION)
+        p = (p * causal_decay(g_q[:, None], g[None, :], cq[:, None] >= token[None, :], HAS_DECAY)).to(dtype)
 
-        do = tl.load(
-            grad_output + first_o + (query[:, None] * (H * V) + vv[None, :]), live_q[:, None] & (vv < V)[None, :], 0.0
-        )
+        at_o = grad_output + first_o + (query[:, None] * (H * V) + vv[None, :])
+        do = tl.load(at_o, live_q[:, None] & (vv < V)[None, :], 0.0)
         u_c = tl.load(u + first_v + (row[:, None] * (H * V) + vv[None, :]), rows_v, 0.0)
-        f = (product(do, tl.trans(u_c), PRECISION) * between).to(dtype)
+        f = product(u_c, tl.trans(do), PRECISION)
+        f = (f * causal_decay(g_q[None, :], g[:, None], token[:, None] <= cq[None, :], HAS_DECAY)).to(dtype)
 
         ds_operand = ds.to(dtype)
         du = product(ds_operand, tl.trans(k_c), PRECISION)
@@ -363,41 +362,45 @@ def backward_kernel(
             s_c = tl.load(at_s, square, 0.0)
         else:
             s_c = tl.load(at_s, square & (vv < c * V)[:, None], 0.0)
-        dq = product(do, s_c, PRECISION)
+        dq = product(tl.trans(s_c), tl.trans(do), PRECISION)
         if HAS_DECAY:
-            dq *= tl.exp2(g_q)[:, None]
-        dq += product(f, k_c, PRECISION)
-        tl.store(grad_q + first_q + (query[:, None] * (H * K) + kk[None, :]), dq.to(dtype), queries_k)
-        if HAS_DECAY:
-            dg_q = tl.sum(dq * q_c, 1)
-            at_end = tl.exp2(g_end) * tl.sum(tl.sum(ds * s_c, 1), 0)
+            dq *= tl.exp2(g_q)[None, :]
+        dq += product(tl.trans(k_c), f, PRECISION)
+        at_q = grad_q + first_q + (query[None, :] * (H * K) + kk[:, None])
+        tl.store(at_q, dq.to(dtype), live_q[None, :] & (kk < K)[:, None])
 
         dk = product(u_c, ds_operand, PRECISION)
         if HAS_DECAY:
             dk *= tl.exp2(g_end - g)[:, None]
-            at_end += tl.sum(tl.sum(dk * k_c, 1), 0)
+            at_end = tl.sum(dk * k_c) + tl.exp2(g_end) * tl.sum(ds * s_c)
         dk += product(m, k_c, PRECISION)
+        dk += product(f, q_c, PRECISION)
+
+        if HAS_DECAY:
+            y_operand = (y * -tl.exp2(g)[None, :]).to(dtype)
+        else:
+            y_operand = (-y).to(dtype)
         growing = product(tl.trans(s_c), y_operand, PRECISION)
+        growing += product(tl.trans(k_c), m, PRECISION)
         if HAS_DECAY:
-            growing *= tl.exp2(g)[None, :]
-        growing = product(tl.trans(k_c), m, PRECISION) - growing
-        shrinking = product(tl.trans(q_c), f, PRECISION)
-        if HAS_DECAY:
-            dg = tl.sum((growing - shrinking) * tl.trans(k_c), 0) - tl.sum(dk * k_c, 1)
-            later = tl.where(token[None, :] >= cq[:, None], dg[None, :], 0.0)
-            later_q = tl.where(cq[None, :] >= cq[:, None], dg_q[None, :], 0.0)
-            dg_token = at_end + tl.sum(later, 1) + tl.sum(later_q, 1)
-            at = grad_log_decay + first * H + h + query * H
-            tl.store(at, dg_token.to(grad_log_decay.dtype.element_ty), live_q)
-        dk += tl.trans(growing + shrinking)
+            dg_q = dq * tl.trans(q_c)
+            dg = growing * tl.trans(k_c)
+            if STEPS_PADDED == 1:
+                dg = tl.sum(dg + dg_q, 0)
+            else:
+                first_row = (token[:, None] == cq[None, :]) & (step == 0)[:, None]
+                dg = tl.sum(dg, 0) + tl.sum(tl.where(first_row, tl.sum(dg_q, 0)[None, :], 0.0), 1)
+            dg = at_end + tl.cumsum(dg - tl.sum(dk * k_c, 1), 0, reverse=True)
+            at = grad_log_decay + first * H + h + (token + zero) * H
+            tl.store(at, dg.to(grad_log_decay.dtype.element_ty), live & (step == 0))
+        dk += tl.trans(growing)
         tl.store(grad_k + first_k + (row[:, None] * (H * K) + kk[None, :]), dk.to(dtype), rows_k)
 
         do_t = tl.trans(do)
         if HAS_DECAY:
             do_t = (do_t.to(tl.float32) * tl.exp2(g_q)[None, :]).to(dtype)
-            y_operand = (y * tl.exp2(g)[None, :]).to(dtype)
             ds *= tl.exp2(g_end)
         ds += product(do_t, q_c, PRECISION)
-        ds -= product(y_operand, k_c, PRECISION)
+        ds += product(y_operand, k_c, PRECISION)
     if HAS_INITIAL:
         tl.store(grad_initial + head * (K * V) + (kk[None, :] * V + vv[:, None]), ds, square)
