@@ -71,6 +71,8 @@ def gift_eval(
     folder = ensure_folder(out)
     root = benchmark.root(data)
     wanted = _wanted(benchmark.available(root), fast, configurations)
+    for one in wanted:
+        benchmark.locate(root, one)
     predictor = resolve(checkpoint, device)
     name = model or f"tsseq-{Path(checkpoint).stem}"
     _claim(folder, predictor, name)
@@ -92,10 +94,10 @@ def gift_eval(
 
 
 def _wanted(available: list[str], fast: bool, configurations: list[str] | None) -> list[str]:
-    from tsseq.datasets.gift_eval import FAST, named
+    from tsseq.datasets.gift_eval import FAST
 
     if configurations is not None:
-        return [named(name).name for name in dict.fromkeys(configurations)]
+        return list(dict.fromkeys(configurations))
     wanted = [name for name in available if name in FAST] if fast else available
     if not wanted:
         raise ValueError("expected GIFT-Eval data in the folder, found none of its 97 configurations")

@@ -28,8 +28,7 @@ def parse(prog: str, function: Function, argv: list[str]) -> dict[str, Any]:
         values = parser.parse_args([_with_underscores(word, names) for word in argv])
     except argparse.ArgumentError as error:
         raise ValueError(f"{_one_line(str(error))}; see {prog} --help") from error
-    arguments = parser.instantiate_classes(values)
-    return {name: arguments[name] for name in names}
+    return {name: values[name] for name in names}
 
 
 def make_parser(prog: str, function: Function) -> jsonargparse.ArgumentParser:

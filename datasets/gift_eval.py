@@ -123,7 +123,8 @@ class Result:
 
 def load(data_dir: str | Path | None, configuration: str) -> list[Series]:
     """The series of a configuration, from either layout under `data_dir` (default: $GIFT_EVAL)."""
-    return _read(root(data_dir), named(configuration))
+    path = locate(data_dir, configuration)
+    return read_parquet(path) if path.suffix == ".parquet" else read_arrow_folder(path)
 
 
 def root(data_dir: str | Path | None = None) -> Path:
@@ -143,6 +144,18 @@ def named(name: str) -> Configuration:
         expected = ", ".join(near) or "one of " + ", ".join(sorted({c.dataset for c in CONFIGURATIONS.values()}))
         raise ValueError(f"no GIFT-Eval configuration {name!r}: expected {expected}")
     return CONFIGURATIONS[name]
+
+
+def locate(data_dir: str | Path | None, name: str) -> Path:
+    """The folder or file that holds a configuration's data; ValueError if neither is under `data_dir`."""
+    folder, configuration = root(data_dir), named(name)
+    path = _find(folder, configuration)
+    if path is None:
+        raise ValueError(
+            f"no data for {name}: expected a folder {folder / configuration.folder} "
+            f"or a file {configuration.dataset}__{configuration.freq}.parquet in {folder}"
+        )
+    return path
 
 
 def available(data_dir: str | Path | None = None) -> list[str]:
@@ -191,8 +204,10 @@ def run(
     chosen = available(folder) if configurations is None else configurations
     if not chosen:
         raise ValueError(f"expected GIFT-Eval data under {folder}, found none of its 97 configurations")
-    for configuration in [named(name) for name in chosen]:
-        yield _score(forecaster, configuration, _read(folder, configuration), batch_size, on_windows)
+    for name in chosen:
+        locate(folder, name)  # a wrong name ends the run before it starts
+    for name in chosen:
+        yield _score(forecaster, named(name), load(folder, name), batch_size, on_windows)
 
 
 def frame(results: Sequence[Result]) -> pd.DataFrame:
@@ -272,13 +287,3 @@ def _find(folder: Path, configuration: Configuration) -> Path | None:
     official = folder / configuration.folder
     parquet = folder / f"{configuration.dataset}__{configuration.freq}.parquet"
     return official if (official / "state.json").is_file() else parquet if parquet.is_file() else None
-
-
-def _read(folder: Path, configuration: Configuration) -> list[Series]:
-    path = _find(folder, configuration)
-    if path is None:
-        raise ValueError(
-            f"no data for {configuration.name}: expected a folder {folder / configuration.folder} "
-            f"or a file {configuration.dataset}__{configuration.freq}.parquet in {folder}"
-        )
-    return read_parquet(path) if path.suffix == ".parquet" else read_arrow_folder(path)
