@@ -10,7 +10,7 @@ from tsseq.synthetic.base import Prior
 from tsseq.synthetic.curves import standardise
 from tsseq.synthetic.draws import chance, choice, log_uniform, normal, uniform
 from tsseq.synthetic.noise import arma_response, innovations
-from tsseq.synthetic.scan import delay, filtered, linear_scan
+from tsseq.synthetic.scan import delay, fft_length, linear_scan, stationary
 
 
 def garch(
@@ -40,7 +40,8 @@ class ARIMA(Prior):
     def sample(self, generator: Generator, batch_size: int, length: int) -> Float[Tensor, "batch time"]:
         shape = (batch_size, 1)
         order = choice(generator, shape, self.orders)
-        noise = filtered(self._shocks(generator, batch_size, length), self._response(generator, batch_size, length))
+        shocks = self._shocks(generator, batch_size, fft_length(length))
+        noise = stationary(shocks, self._response(generator, batch_size, length), length)
         noise = noise / noise.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-6)
         drift = normal(generator, shape) * log_uniform(generator, shape, 1e-3, 0.1) * chance(generator, shape, 0.6)
         walk = (noise + drift).cumsum(-1)

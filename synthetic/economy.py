@@ -14,7 +14,7 @@ from tsseq.synthetic.curves import impulses, lookup, segments, smooth_path, time
 from tsseq.synthetic.draws import chance, log_uniform, normal, pick, uniform
 from tsseq.synthetic.noise import arma_response
 from tsseq.synthetic.profiles import random_profiles
-from tsseq.synthetic.scan import filtered
+from tsseq.synthetic.scan import fft_length, stationary
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Economy(Prior):
         first, second = 2 * radius * torch.cos(angle), -radius.square()
         response = arma_response(first, second, torch.zeros_like(radius), length)
         response = response / response.abs().square().mean(-1, keepdim=True).sqrt()
-        return filtered(normal(generator, (batch, length)), response)
+        return stationary(normal(generator, (batch, fft_length(length))), response, length)
 
     def _season(self, generator: Generator, batch: int, length: int) -> Tensor:
         """Two profiles of the year, the first giving way to the second and back."""

@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 from tsseq.array_typing import Float
 from tsseq.synthetic.base import Prior
 from tsseq.synthetic.draws import chance, log_uniform, normal, uniform
-from tsseq.synthetic.scan import angular_frequencies, filtered
+from tsseq.synthetic.scan import angular_frequencies, fft_length, stationary
 
 
 @dataclass(frozen=True)
@@ -35,4 +35,4 @@ class MultiscaleFractal(Prior):
             response = response + used * gain**scale * low_pass
         response = response * omega.pow(-uniform(generator, shape, 0.5, 1.5))
         response = response / response.abs().square().mean(-1, keepdim=True).sqrt()
-        return filtered(normal(generator, (batch_size, length)), response)
+        return stationary(normal(generator, (batch_size, fft_length(length))), response, length)

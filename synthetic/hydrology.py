@@ -16,14 +16,14 @@ from tsseq.synthetic.scan import exponential_filter
 def rainfall(
     generator: Generator, wetness: Float[Tensor, "batch time"], day: Float[Tensor, "batch 1"]
 ) -> Float[Tensor, "batch time"]:
-    """Zero while `wetness` plus local weather is below a threshold (not above the highest); then heavy-tailed.
+    """Zero while `wetness` plus local weather is below a threshold (at most the highest); then heavy-tailed.
 
     `wetness` has about unit scale; `day` is the number of steps in a day.
     """
     shape, length = tuple(day.shape), wetness.shape[-1]
     local = autoregressive(generator, day * log_uniform(generator, shape, 0.05, 2.0), length)
     moisture = wetness + local
-    threshold = torch.minimum(uniform(generator, shape, -0.5, 1.5), 0.6 * moisture.amax(-1, keepdim=True))
+    threshold = torch.minimum(uniform(generator, shape, -0.5, 1.5), moisture.amax(-1, keepdim=True) - 0.3)
     excess = (moisture - threshold).clamp(min=0)
     spread = uniform(generator, shape, 0.2, 0.9)
     return excess.pow(1.5) * torch.exp(spread * normal(generator, (shape[0], length)))

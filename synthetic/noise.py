@@ -6,7 +6,7 @@ from torch import Generator, Tensor
 from tsseq.array_typing import Float
 from tsseq.synthetic.curves import smooth_path
 from tsseq.synthetic.draws import chance, log_uniform, normal, student, uniform
-from tsseq.synthetic.scan import angular_frequencies, filtered
+from tsseq.synthetic.scan import angular_frequencies, fft_length, stationary
 
 
 def innovations(generator: Generator, batch: int, length: int, heavy: float = 0.25) -> Float[Tensor, "batch time"]:
@@ -26,16 +26,20 @@ def arma_response(
 
 
 def fractional_response(memory: Float[Tensor, "batch 1"], length: int) -> Tensor:
-    """Frequency response of (1 - B)^-memory (Granger and Joyeux, 1980), finite at frequency 0."""
+    """Frequency response of (1 - B)^-memory, |memory| < 1/2 (Granger and Joyeux, 1980).
+
+    The gain has a pole or a zero at frequency 0; there it is the root mean square over the grid's first half cell.
+    """
     omega = angular_frequencies(length, memory.device)
     omega = torch.cat([omega[1:2] / 2, omega[1:]])
     gain = (2 * torch.sin(omega / 2)).pow(-memory)
+    gain[:, :1] /= (1 - 2 * memory).sqrt()
     return torch.polar(gain, memory * (torch.pi - omega) / 2)
 
 
 def coloured(generator: Generator, batch: int, length: int) -> Float[Tensor, "batch time"]:
     """Autocorrelated residuals of about unit scale: 45% white, else AR(1), AR(2), ARMA or long memory."""
-    shocks = innovations(generator, batch, length)
+    shocks = innovations(generator, batch, fft_length(length))
     root = 1 - log_uniform(generator, (batch, 1), 0.01, 0.9)
     other = uniform(generator, (batch, 1), -0.6, 0.6) * chance(generator, (batch, 1), 0.4)
     average = uniform(generator, (batch, 1), -0.7, 0.7) * chance(generator, (batch, 1), 0.3)
@@ -44,7 +48,7 @@ def coloured(generator: Generator, batch: int, length: int) -> Float[Tensor, "ba
     response = torch.where(chance(generator, (batch, 1), 0.2), fractional_response(memory, length), arma)
     response = torch.where(chance(generator, (batch, 1), 0.45), torch.ones_like(response), response)
     power = response.abs().square().mean(-1, keepdim=True).sqrt()
-    return filtered(shocks, response / power)
+    return stationary(shocks, response / power, length)
 
 
 def modulated(generator: Generator, batch: int, length: int) -> Float[Tensor, "batch time"]:
@@ -58,7 +62,8 @@ def autoregressive(generator: Generator, memory: Float[Tensor, "batch 1"], lengt
     """Gaussian AR(1) of unit variance and a relaxation time of `memory` steps."""
     root = torch.exp(-1 / memory)
     response = arma_response(root, torch.zeros_like(root), torch.zeros_like(root), length)
-    return filtered(normal(generator, (memory.shape[0], length)), response * (1 - root.square()).sqrt())
+    shocks = normal(generator, (memory.shape[0], fft_length(length)))
+    return stationary(shocks, response * (1 - root.square()).sqrt(), length)
 
 
 def white(generator: Generator, batch: int, length: int) -> Float[Tensor, "batch time"]:

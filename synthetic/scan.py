@@ -69,18 +69,17 @@ def fft_length(length: int) -> int:
 
 
 def angular_frequencies(length: int, device: torch.device) -> Tensor:
-    """Radians per step from 0 to pi, the grid on which `filtered` takes responses."""
+    """Radians per step from 0 to pi, the grid on which `stationary` takes responses."""
     return torch.linspace(0, torch.pi, fft_length(length) // 2 + 1, device=device)
 
 
-def filtered(
-    noise: Float[Tensor, "batch time"], response: Float[Tensor, "batch frequency"]
+def stationary(
+    shocks: Float[Tensor, "batch shock"], response: Float[Tensor, "batch frequency"], length: int
 ) -> Float[Tensor, "batch time"]:
-    """`noise` through a causal filter given by its (complex) response at `angular_frequencies`.
+    """`length` steps of the output of a causal filter that has been running for ever.
 
-    Linear, not circular: the transform is at least twice as long as the series.
+    There are fft_length(length) shocks; the response is complex, at `angular_frequencies`. The circular
+    convolution starts in the stationary law, and what wraps round lies at least `length` steps away.
     """
-    length = noise.shape[-1]
-    size = fft_length(length)
-    full: Tensor = torch.fft.irfft(torch.fft.rfft(noise, n=size) * response, n=size)
-    return full[..., :length]
+    whole: Tensor = torch.fft.irfft(torch.fft.rfft(shocks) * response, n=shocks.shape[-1])
+    return whole[..., :length]

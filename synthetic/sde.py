@@ -12,7 +12,7 @@ from tsseq.synthetic.draws import chance, log_uniform, normal, pick, uniform
 from tsseq.synthetic.gaussian_process import PERIODS
 from tsseq.synthetic.noise import fractional_response, innovations
 from tsseq.synthetic.profiles import random_profiles
-from tsseq.synthetic.scan import filtered, linear_scan
+from tsseq.synthetic.scan import fft_length, linear_scan, stationary
 
 
 def ornstein_uhlenbeck(
@@ -77,9 +77,9 @@ class SDE(Prior):
 
     def _shocks(self, generator: Generator, batch_size: int, length: int) -> Tensor:
         shape = (batch_size, 1)
-        shocks = innovations(generator, batch_size, length, heavy=0.2)
+        shocks = innovations(generator, batch_size, fft_length(length), heavy=0.2)
         memory = uniform(generator, shape, -0.3, 0.45) * chance(generator, shape, 0.2)
-        shocks = filtered(shocks, fractional_response(memory, length))
+        shocks = stationary(shocks, fractional_response(memory, length), length)
         jumping = chance(generator, (batch_size, length), log_uniform(generator, shape, 3e-4, 0.01))
         size = log_uniform(generator, shape, 3.0, 15.0) * chance(generator, shape, 0.15)
         return shocks + jumping * size * normal(generator, (batch_size, length))
