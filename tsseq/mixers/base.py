@@ -33,9 +33,7 @@ class SequenceMixer(nn.Module, ABC):
     ) -> tuple[Float[Tensor, "batch time width"], State]:
         """Mix a whole sequence; `state=None` means `init_state`. Returns the output and the last state."""
 
-    def step(
-        self, x_t: Float[Tensor, "batch width"], state: State
-    ) -> tuple[Float[Tensor, "batch width"], State]:
+    def step(self, x_t: Float[Tensor, "batch width"], state: State) -> tuple[Float[Tensor, "batch width"], State]:
         """Mix one position. Equal to `forward` at length one; overridden only for speed."""
         y, state = self(x_t[:, None], state)
         return y[:, 0], state
@@ -44,7 +42,21 @@ class SequenceMixer(nn.Module, ABC):
         """The initial state of this layer, given its own and the final state of the layer below."""
         return tuple(own + other for own, other in zip(state, below, strict=True))
 
+    def penalty(self) -> Tensor:
+        """What the mixer's paper adds to the training loss, to be weighted by a small factor; zero for most."""
+        return next(self.parameters()).new_zeros(())
+
 
 def at_least_float32(x: Tensor) -> Tensor:
     """`x` itself in float32 or float64, otherwise in float32: rates and recurrences need the digits."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def common_maximum(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """m = max(first, second), exp(first − m) and exp(second − m).
+
+    The weights that bring two memories, each held divided by the exponential of its own maximum, to one scale.
+    An empty memory has maximum −∞; where both have, the weights are zero and not exp(−∞ + ∞).
+    """
+    m = torch.maximum(first, second)
+    return m, (first - m).exp().nan_to_num(), (second - m).exp().nan_to_num()

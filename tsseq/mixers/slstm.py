@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from tsseq.array_typing import Float, State, Tensor
 from tsseq.kernels.short_convolution import short_convolution
 from tsseq.kernels.slstm import slstm
-from tsseq.mixers.base import SequenceMixer, at_least_float32
+from tsseq.mixers.base import SequenceMixer, at_least_float32, common_maximum
 
 
 class SLSTM(SequenceMixer):
@@ -18,8 +18,9 @@ class SLSTM(SequenceMixer):
     Every gate is W x_t + R h_{t−1} + b, with W and R within each head; ĩ and f̃ see x through a short causal
     convolution and SiLU. A running maximum of the log gates keeps the exponentials in range and cancels in h. The
     output is h, normalised per head. Memory mixing through R makes the cell non-linear and sequential: it tracks
-    parity and other regular languages of few states, and generalises in length. R starts at zero and the forget biases fall
-    from 5 to −7 across each head, with the power `forget_exponent` (0.3 in the first block of the paper, 1.6 in the last).
+    parity and other regular languages of few states, and generalises in length. R starts at zero and the forget
+    biases fall from 5 to −7 across each head, with the power `forget_exponent` (0.3 in the paper's first block, 1.6
+    in its last).
 
     State: the last convolution inputs (batch × kernel − 1 × width) and (c, n, m, h) (batch × 4 × head × key).
 
@@ -55,13 +56,11 @@ class SLSTM(SequenceMixer):
         sources = torch.stack([convolved, convolved, x, x]).unflatten(-1, (self.heads, -1))
         gates = torch.einsum("gbthi,ghij->gbthj", sources, self.gates.to(x.dtype))
         gates = at_least_float32(gates) + self.bias[:, None, None]
-        h, cell = slstm(*gates.unbind(0), self.recurrent, cell)
+        h, cell = slstm(gates[0], gates[1], gates[2], gates[3], self.recurrent, cell)
         y = F.layer_norm(h, h.shape[-1:], eps=1e-5) * self.norm
         return y.flatten(2).to(x.dtype), (window, cell)
 
     def weave(self, state: State, below: State) -> State:
         (c1, n1, m1, h1), (c2, n2, m2, h2) = state[1].unbind(1), below[1].unbind(1)
-        m = torch.maximum(m1, m2)
-        # An empty memory has m = −∞; where both have, their weights are zero and not exp(−∞ + ∞).
-        first, second = ((x - m).exp().nan_to_num() for x in (m1, m2))
+        m, first, second = common_maximum(m1, m2)
         return state[0], torch.stack([c1 * first + c2 * second, n1 * first + n2 * second, m, h1 + h2], dim=1)
