@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import struct
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tsseq.forecaster import Forecaster, ForecasterConfig
 BUNDLED = Path(__file__).parent / "checkpoints"
 FILE_NAME = "model.safetensors"
 FORMAT = "tsseq-forecaster-1"
+HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def bundled_names() -> list[str]:
@@ -78,10 +80,7 @@ def find(name_or_path: str | Path) -> Path:
     name = str(name_or_path)
     if name in bundled_names():
         return BUNDLED / f"{name}.safetensors"
-    looks_like_path = (
-        name.startswith((".", "/", "~")) or name.endswith(".safetensors") or path.parent.is_dir()
-    )
-    if name.count("/") == 1 and not (looks_like_path and path.parent != Path(".")):
+    if HUB_NAME.fullmatch(name) and path.suffix != ".safetensors" and not path.parent.is_dir():
         return _download(name)
     raise ValueError(
         f"no checkpoint {name!r}: expected a bundled name ({', '.join(bundled_names()) or 'none here'}), "
@@ -102,9 +101,7 @@ def _download(repository: str) -> Path:
     except Exception as error:
         # The hub's errors share no base class, and each is a page long.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(
-            f"{repository!r} could not be fetched from the Hugging Face hub: {reason}"
-        ) from error
+        raise ValueError(f"{repository!r} could not be fetched from the Hugging Face hub: {reason}") from error
 
 
 def _header(path: Path) -> dict[str, dict[str, str]]:

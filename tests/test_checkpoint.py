@@ -1,0 +1,93 @@
+"""One file, whole or not at all, never unpickled."""
+
+import pickle
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from tsseq.backbone import BackboneConfig
+from tsseq.checkpoint import load, read_config
+from tsseq.forecaster import Forecaster, ForecasterConfig
+
+CONFIG = ForecasterConfig(
+    patch_length=8,
+    hidden_width=16,
+    max_context=64,
+    backbone=BackboneConfig(
+        mixers=("gated_delta_product", "lru"),
+        width=16,
+        layers=2,
+        mlp_width=16,
+        options={"gated_delta_product": {"heads": 2}},
+    ),
+)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return Forecaster(CONFIG).eval()
+
+
+def test_round_trip(model, tmp_path):
+    series = torch.randn(2, 30)
+    expected = model.forecast(series, 9).quantiles
+    file = model.save_pretrained(tmp_path / "one.safetensors")
+    folder = model.save_pretrained(tmp_path / "folder")
+    assert folder == tmp_path / "folder" / "model.safetensors"
+    for path in (file, str(file), tmp_path / "folder"):
+        again = Forecaster.from_pretrained(path)
+        assert again.config == CONFIG
+        assert torch.equal(again.forecast(series, 9).quantiles, expected)
+
+
+def test_header_holds_the_configuration(model, tmp_path):
+    file = model.save_pretrained(tmp_path / "m.safetensors")
+    assert read_config(file) == CONFIG
+    with safe_open(file, "pt") as opened:
+        assert opened.metadata()["format"] == "tsseq-forecaster-1"
+
+
+def test_nothing_is_left_behind(model, tmp_path):
+    model.save_pretrained(tmp_path / "m.safetensors")
+    assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["nonsense", "./nowhere.safetensors", "/nowhere/at/all", "nowhere.safetensors"])
+def test_unknown_names(name):
+    with pytest.raises(ValueError, match="no checkpoint"):
+        load(name)
+
+
+def test_truncated_file(model, tmp_path):
+    file = model.save_pretrained(tmp_path / "m.safetensors")
+    whole = file.read_bytes()
+    for length in (0, 5, 200, len(whole) - 10):
+        file.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match="m.safetensors"):
+            load(file)
+
+
+def test_foreign_files(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"w": torch.zeros(3)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="not a tsseq forecaster"):
+        load(tmp_path / "other.safetensors")
+    (tmp_path / "pickle.safetensors").write_bytes(pickle.dumps({"w": 1}))
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        load(tmp_path / "pickle.safetensors")
+
+
+def test_weights_that_do_not_fit(model, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    file = model.save_pretrained(tmp_path / "m.safetensors")
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+    weights = load_file(file)
+    weights.pop(next(iter(weights)))
+    save_file(weights, file, metadata)
+    with pytest.raises(ValueError, match="do not fit"):
+        load(file)
