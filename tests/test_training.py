@@ -5,6 +5,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import lightning
 import pandas as pd
 import pytest
 import torch
@@ -17,7 +18,7 @@ from tsseq.datasets.tasks import masked_spans
 from tsseq.forecaster import Forecaster, ForecasterConfig
 from tsseq.muon import NorMuon, orthogonalise, parameter_groups
 from tsseq.synthetic.base import Prior
-from tsseq.training import ForecastingLoss, TrainingConfig
+from tsseq.training import ForecasterModule, ForecastingLoss, TrainingConfig
 
 PATCH = 8
 TINY = ForecasterConfig(
@@ -179,3 +180,25 @@ def test_killed_run_resumes_with_the_same_loss_curve(tmp_path):
     for key, weight in models[0].items():
         torch.testing.assert_close(weight, models[1][key], rtol=1e-6, atol=1e-7)
     assert all((folder / "loss.png").stat().st_size > 1000 for folder in (whole, killed))
+
+
+def test_gradient_that_is_not_finite_changes_nothing():
+    module = ForecasterModule(Forecaster(TINY), TrainingConfig())
+    for p in module.parameters():
+        p.grad = torch.full_like(p, torch.nan)
+    module.configure_gradient_clipping(None, 1.0)
+    assert all((p.grad == 0).all() for p in module.parameters())
+
+
+@pytest.mark.slow
+def test_run_stopped_by_the_clock_keeps_its_weights_and_continues(tmp_path):
+    class Stop(lightning.Callback):
+        def on_train_batch_end(self, trainer, *_):
+            trainer.should_stop = trainer.global_step == 5
+
+    pretrain(tmp_path, Stop())
+    early = load(tmp_path / "model.safetensors")
+    assert not torch.equal(early.head.skip.weight, torch.zeros_like(early.head.skip.weight))
+    assert list(pd.read_csv(tmp_path / "metrics.csv")["step"]) == list(range(5))
+    pretrain(tmp_path)
+    assert list(pd.read_csv(tmp_path / "metrics.csv")["step"]) == list(range(12))

@@ -154,11 +154,30 @@ class ForecasterModule(lightning.LightningModule):
         self.log("loss", loss.detach(), prog_bar=True)
         return loss
 
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip by norm, and let a step whose gradient is not finite pass without effect, without asking the device."""
+        parameters = [p for p in self.parameters() if p.grad is not None]
+        norm = nn.utils.clip_grad_norm_(parameters, gradient_clip_val or float("inf"))
+        broken = ~norm.isfinite()
+        for p in parameters:
+            if p.grad is not None:
+                p.grad.masked_fill_(broken, 0.0)
+
     def configure_optimizers(self) -> dict[str, Any]:
         groups = parameter_groups(self.forecaster, self.config.weight_decay)
         optimizer = NorMuon(groups, lr=self.config.learning_rate)
         schedule = LambdaLR(optimizer, self.config.factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class TailAverage(EMAWeightAveraging):
+    """An average over the last steps, which a run stopped before them does without."""
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if self._average_model is not None and self._average_model.n_averaged > 0:
+            super().on_train_end(trainer, pl_module)
 
 
 def fit(
@@ -184,7 +203,7 @@ def fit(
     if config.ema_decay:
         # Weights further back than five half-lives or so no longer count, and early ones would only do harm.
         start = max(config.warmup_steps, config.max_steps - int(5 / (1 - config.ema_decay)))
-        callbacks.append(EMAWeightAveraging(decay=config.ema_decay, update_starting_at_step=start))
+        callbacks.append(TailAverage(decay=config.ema_decay, update_starting_at_step=start))
     runner = lightning.Trainer(
         max_steps=config.max_steps,
         max_epochs=-1,
@@ -194,6 +213,8 @@ def fit(
         **trainer,
     )
     runner.fit(module, data, ckpt_path=str(last) if last.exists() else None)
+    if runner.global_step < config.max_steps:
+        runner.save_checkpoint(last)
     join_logs(folder).to_csv(folder / "metrics.csv", index=False)
     return save(module.forecaster, folder / "model.safetensors")
 
