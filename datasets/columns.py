@@ -106,6 +106,9 @@ def _as_frame(data: pd.DataFrame | pd.Series) -> pd.DataFrame:
         raise ValueError(f"expected a pandas DataFrame or Series, got {type(data).__name__}")
     if data.empty:
         raise ValueError("expected at least one row and one column, got an empty table")
+    if not data.columns.is_unique:
+        twice = data.columns[data.columns.duplicated()][0]
+        raise ValueError(f"expected distinct column names, got {twice!r} twice")
     if isinstance(data.index, pd.MultiIndex):
         names = [("item_id", "timestamp")[min(i, 1)] if n is None else n for i, n in enumerate(data.index.names)]
         return data.reset_index(names=names)

@@ -1,5 +1,6 @@
 """Series in files: CSV and parquet, wide or long, and the parquet layout item_id, start, freq, target."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -51,9 +52,18 @@ def _read_csv(path: Path) -> pd.DataFrame:
     except (pd.errors.ParserError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"expected comma-separated text, got something else ({reason})") from error
+    _check_header(list(map(str, frame.columns)))
     if frame.empty:
         raise ValueError(f"expected rows below the header, got none under {', '.join(map(str, frame.columns))}")
     return frame
+
+
+def _check_header(names: list[str]) -> None:
+    if all(re.fullmatch(r"[-+]?[\d.]+([eE][-+]?\d+)?", name) for name in names):
+        raise ValueError(f"expected column names in the first line, got numbers: {', '.join(names)}")
+    separator = re.search(r"[;\t|]", names[0])
+    if len(names) == 1 and separator:
+        raise ValueError(f"expected columns separated by commas, got {separator.group()!r}")
 
 
 def _read_parquet(path: Path) -> pd.DataFrame | list[lists.Series]:

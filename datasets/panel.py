@@ -97,13 +97,16 @@ def from_series(series: Sequence[Series], freq: Any = None) -> Panel:
     if not series:
         raise ValueError("expected at least one series, got an empty table")
     ids, values, grids = [], [], []
+    known: dict[tuple[str | None, Any, int], Grid] = {}
     for one in series:
         channels = one.channels()
-        alias = one.freq or freq
+        key = (one.start, one.freq or freq, one.target.shape[-1])
+        if key not in known:
+            known[key] = _grid_from(*key)
         for number, channel in enumerate(channels):
             ids.append(one.item_id if one.target.ndim == 1 else f"{one.item_id}_dim{number}")
             values.append(columns.checked(channel.astype(np.float64), ids[-1], np.arange(len(channel))))
-        grids += [_grid_from(one.start, alias, one.target.shape[-1])] * len(channels)
+        grids += [known[key]] * len(channels)
     return Panel(pd.Index(ids), values, grids)
 
 

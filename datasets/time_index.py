@@ -127,8 +127,13 @@ def _require(index: pd.DatetimeIndex, on_grid: NDArray[np.bool_], frequency: Fre
 
 
 def _months_after(start: pd.Timestamp, months: NDArray[np.int64], at_end: bool) -> pd.DatetimeIndex:
-    stamps = pd.DatetimeIndex([start + pd.DateOffset(months=int(k)) for k in months])
-    return stamps + pd.offsets.MonthEnd(0) if at_end else stamps
+    """The same day of later months, or their last day where `at_end` or where they are too short for it."""
+    month = np.datetime64(start.strftime("%Y-%m"), "M") + months
+    first, length = month.astype("datetime64[D]"), (month + 1).astype("datetime64[D]") - month.astype("datetime64[D]")
+    day = np.where(at_end, length.astype(int), np.minimum(length.astype(int), start.day))
+    # Whole days in seconds reach further than nanoseconds do; back in the unit of `start`, pandas checks the bounds.
+    days = pd.DatetimeIndex((first + (day - 1)).astype("datetime64[s]")).as_unit(start.unit)
+    return pd.DatetimeIndex(days + (start - start.normalize()))
 
 
 def _local(index: pd.DatetimeIndex) -> pd.DatetimeIndex:

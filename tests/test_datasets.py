@@ -75,6 +75,8 @@ def test_csv_with_its_index_written(wide, tmp_path):
         ("empty.csv", "", "got an empty file"),
         ("header.csv", "time,a\n", "rows below the header, got none under time, a"),
         ("ragged.csv", "a,b\n1,2\n1,2,3,4\n", "expected comma-separated text.*line 3"),
+        ("semicolons.csv", "time;a\n2024-01-01;1,5\n", "separated by commas, got ';'"),
+        ("headless.csv", "112\n118\n132\n", "column names in the first line, got numbers: 112"),
         ("words.csv", "time,a\n2024-01-01,x\n2024-01-02,y\n", "numeric column, got 'time', 'a'"),
         ("broken.parquet", "PAR1 but not really", "expected a parquet file"),
         ("empty.parquet", "", "expected a parquet file"),

@@ -137,6 +137,14 @@ def test_place_within_the_month_is_kept():
     assert time_index.future(starts, parse("M"), 1)[0] == pd.Timestamp("2020-07-01")
 
 
+def test_months_of_unequal_length():
+    thirtieths = pd.DatetimeIndex(["2023-12-30 06:00", "2024-01-30 06:00"])
+    after = time_index.future(thirtieths, parse("ME"), 3)
+    assert list(after) == list(pd.to_datetime(["2024-02-29 06:00", "2024-03-30 06:00", "2024-04-30 06:00"]))
+    with pytest.raises(ValueError, match="(?i)out of bounds|overflow"):
+        time_index.future(thirtieths.as_unit("ns"), parse("YE"), 300)
+
+
 def test_irregular_time_stamps():
     stamps = pd.DatetimeIndex(["2020-01-01", "2020-01-02", "2020-01-04"])
     with pytest.raises(ValueError, match="2 days.*2020-01-02"):

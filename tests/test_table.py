@@ -236,6 +236,11 @@ BAD = {
     ),
     "infinite": (pd.DataFrame({"a": [0, 1, np.inf, 3, 4]}, index=DAYS), {}, "finite values, got inf in row 3"),
     "beyond float32": (pd.DataFrame({"a": [0, 1, 1e39, 3, 4]}, index=DAYS), {}, "got 1e\\+39 in row 3"),
+    "one name twice": (
+        pd.DataFrame(np.ones((2, 2)), columns=["a", "a"]),
+        {},
+        "distinct column names, got 'a' twice",
+    ),
     "unknown column": (pd.DataFrame({"a": range(5)}, index=DAYS), {"target_column": "b"}, "a column 'b', got 'a'"),
     "two targets": (
         pd.DataFrame({"item_id": list("aabbb"), "u": range(5), "v": range(5)}),

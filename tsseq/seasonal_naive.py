@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
 from tsseq.metrics import DECILES
 
@@ -35,6 +34,8 @@ class SeasonalNaive:
         self, context: Sequence[Any], horizon: int, quantile_levels: Sequence[float] = DECILES
     ) -> NaiveForecast:
         """Forecast series of any lengths, oldest value first; same interface as `tsseq.Forecaster.forecast`."""
+        from scipy.special import ndtri  # a third of a second to import, which other users of this package save
+
         mean = np.empty((len(context), horizon))
         sigma = np.empty(len(context))
         for row, series in enumerate(context):
