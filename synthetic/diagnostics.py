@@ -13,20 +13,25 @@ def autocorrelation(series: Float[Tensor, "batch time"]) -> Float[Tensor, "batch
     length = series.shape[-1]
     size = fft_length(length)
     power = torch.fft.rfft(standardise(series.double()), n=size).abs().square()
-    covariance = torch.fft.irfft(power, n=size)[..., :length]
+    covariance: Tensor = torch.fft.irfft(power, n=size)[..., :length]
     return (covariance / covariance[..., :1].clamp(min=1e-12)).float()
 
 
 def periodogram(series: Float[Tensor, "batch time"]) -> Float[Tensor, "batch frequency"]:
     """Power at k / time cycles per step, k = 1, …, time // 2, of standardised series under a Hann window."""
     window = torch.hann_window(series.shape[-1], device=series.device)
-    return torch.fft.rfft(standardise(series) * window).abs().square()[..., 1:] / window.square().sum()
+    power: Tensor = torch.fft.rfft(standardise(series) * window).abs().square()
+    return power[..., 1:] / window.square().sum()
 
 
 def seasonality(series: Float[Tensor, "batch time"], least: float = 0.2) -> Int[Tensor, " batch"]:
-    """The lag of the highest local maximum of the autocorrelation between 2 and a third of the length, else 1."""
-    found = autocorrelation(series - moving_mean(series, max(series.shape[-1] // 8, 3)))
-    inner = found[:, 2 : max(series.shape[-1] // 3, 3)]
+    """The lag of the highest local maximum of the autocorrelation between 2 and a third of the length, else 1.
+
+    The biased estimate prefers a period to its multiples, and moves long ones by a step or so.
+    """
+    length = series.shape[-1]
+    found = autocorrelation(series - moving_mean(series, max(length // 8, 3)))
+    inner = found[:, 2 : max(length // 3, 3)]
     before, after = found[:, 1 : 1 + inner.shape[-1]], found[:, 3 : 3 + inner.shape[-1]]
     peaks = inner[:, : after.shape[-1]].clone()
     peaks[(peaks < before[:, : peaks.shape[-1]]) | (peaks < after) | (peaks < least)] = 0

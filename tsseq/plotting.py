@@ -245,7 +245,8 @@ def _report_page(series: Any, family: str) -> Any:
     figure = Figure(figsize=(12, 9), layout="constrained", dpi=110)
     figure.suptitle(family.replace("_", " "), x=0.01, ha="left", fontsize=16, fontweight="bold", color=INK)
     figure.supxlabel(_describe_shares(series), fontsize=10, color=INK)
-    top, bottom = figure.subfigures(2, 1, height_ratios=(1.2, 1))
+    halves: Any = figure.subfigures(2, 1, height_ratios=(1.2, 1))
+    top, bottom = halves
     for axis, values in zip(top.subplots(4, 3).ravel(), series[:12].numpy(), strict=False):
         _draw_small(axis, values, BLUE)
     for axis in top.axes[len(series) :]:

@@ -1,0 +1,187 @@
+"""Mixtures deliver what they declare; augmentations do what they say; diagnostics find what is there."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from tsseq.cli.sample import sample
+from tsseq.synthetic import PRIORS, augment
+from tsseq.synthetic.base import Prior
+from tsseq.synthetic.diagnostics import autocorrelation, periodogram, seasonal_naive_mase, seasonality
+from tsseq.synthetic.draws import host_generator
+from tsseq.synthetic.mixture import ONLINE, PRESETS, TEMPOPFN, TSSEQ, Mixture, preset
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@dataclass(frozen=True)
+class Ramp(Prior):
+    """offset + t / length: the offset tells the family even from sums of up to 48 steps."""
+
+    offset: float = 0.0
+
+    def sample(self, generator, batch_size, length):
+        return (self.offset + torch.arange(length) / length).repeat(batch_size, 1)
+
+
+OFFSETS = (-10.0, 0.0, 100.0)
+
+
+def ramps(**options) -> Mixture:
+    weights = {"a": 0.5, "b": 0.495, "rare": 0.005}
+    return Mixture(weights, {name: Ramp(offset) for name, offset in zip(weights, OFFSETS, strict=True)}, **options)
+
+
+@pytest.mark.parametrize("coarser", (0.0, 0.5))
+def test_delivered_shares_are_the_declared_ones(coarser):
+    """A family of half a per cent gets its share of batches of twenty, where rounding down would give it nothing."""
+    mixture = ramps(coarser=coarser)
+    for seed in range(600):
+        x, labels = mixture.sample_labelled(seeded(seed), 20, 64)
+        assert x.shape == (20, 64)
+        assert torch.equal((x[:, 0] >= 0).long() + (x[:, 0] > 90), labels)
+    assert sum(mixture.delivered.values()) == 12_000
+    shares = mixture.shares()
+    assert abs(shares["rare"] - 0.005) < 0.0025
+    assert abs(shares["a"] - 0.5) < (0.005 if coarser == 0 else 0.02)
+
+
+def test_counts_are_stratified():
+    mixture = ramps()
+    for seed in range(50):
+        counts = mixture.counts(seeded(seed), 37)
+        assert sum(counts) == 37
+        assert all(abs(c - 37 * w) < 1 for c, w in zip(counts, mixture.weights.values(), strict=True))
+
+
+def test_families_are_interleaved():
+    _, labels = ramps().sample_labelled(seeded(0), 200, 8)
+    assert 60 < (labels.diff() != 0).sum() < 140
+
+
+def test_mixture_rejects_what_it_cannot_mix():
+    with pytest.raises(ValueError, match="positive sum"):
+        Mixture({}, {})
+    with pytest.raises(ValueError, match="one prior per weight"):
+        Mixture({"a": 1.0}, {"b": Ramp()})
+
+
+def test_presets_name_registered_families():
+    for weights in (TSSEQ, TEMPOPFN):
+        assert set(weights) <= set(PRIORS)
+    assert abs(sum(TSSEQ.values()) - 1) < 1e-9
+    assert set(preset("everything").weights) == set(PRIORS)
+
+
+def test_host_generator_follows_the_state():
+    first, second = seeded(4), seeded(4)
+    a, b = host_generator(first), host_generator(second)
+    assert a.initial_seed() == b.initial_seed() != host_generator(first).initial_seed()
+
+
+@pytest.mark.parametrize("edit", ONLINE)
+def test_edits_change_some_rows_and_leave_the_others(edit):
+    x = PRIORS["sde"]().sample(seeded(0), 400, 300)
+    y = edit(seeded(1), x)
+    assert y.shape == x.shape and y.isfinite().all()
+    same = (y - x).abs().amax(-1) <= 1e-5 * x.abs().amax(-1)
+    assert 0.5 < same.float().mean() < 1.0
+    assert edit(seeded(2), x[:, :1]).shape == (400, 1)
+
+
+def test_edits_do_what_they_say():
+    x = PRIORS["gaussian_process"]().sample(seeded(0), 200, 400)
+    mean, spread = x.mean(-1, keepdim=True), x.std(-1, keepdim=True)
+    assert torch.allclose(augment.flip(seeded(0), x, 1.0), 2 * mean - x, atol=1e-4)
+    censored = augment.censor(seeded(0), x, 1.0)
+    assert (censored.abs() <= x.abs().amax(-1, keepdim=True) + 1e-6).all()
+    assert ((censored == censored.amax(-1, keepdim=True)).sum(-1) > 1).float().mean() > 0.4
+    steps = augment.quantise(seeded(0), x, 1.0)
+    assert ((steps - x).abs() <= 0.41 * spread).all()
+    assert np.mean([len(row.unique()) for row in steps]) < 200
+    held = augment.hold(seeded(0), x, 1.0)
+    assert ((held.diff(dim=-1) == 0).float().mean(-1) > 0.4).all()
+    ramp = torch.arange(300.0).repeat(50, 1)
+    warped = augment.warp(seeded(0), ramp, 1.0)
+    assert (warped.diff(dim=-1) >= -1e-3).all() and not torch.allclose(warped, ramp, atol=5.0)
+    spliced = augment.splice(seeded(0), x, 1.0)
+    jump, largest = spliced.diff(dim=-1).abs().amax(-1), x.diff(dim=-1).abs().amax(-1)
+    assert (jump <= 200 * largest).all()
+
+
+def test_mixing_keeps_level_and_size_of_the_first():
+    x = 50 + 3 * PRIORS["sine_waves"]().sample(seeded(0), 300, 500)
+    y = augment.mix(seeded(1), x, 1.0)
+    assert torch.allclose(y.mean(-1), x.mean(-1), rtol=1e-3)
+    assert (y.std(-1) <= 1.01 * x.std(-1)).all()
+
+
+def test_missing_returns_nan_in_a_share_of_rows():
+    x = torch.ones(1000, 200)
+    lost = augment.missing(seeded(0), x, 0.3).isnan()
+    assert abs(lost.any(-1).float().mean() - 0.25) < 0.07
+    assert not lost.all(-1).any()
+
+
+@pytest.mark.parametrize("how, reduce", (("mean", np.mean), ("sum", np.sum), ("max", np.max)))
+def test_decimation_aggregates_blocks_that_end_with_the_series(how, reduce):
+    x = torch.randn((3, 50), generator=seeded(0))
+    expected = reduce(x[:, 2:].numpy().reshape(3, 4, 12), axis=-1)
+    assert np.allclose(augment.decimate(x, 12, how), expected, atol=1e-5)
+    assert torch.equal(augment.decimate(x, 12, "last"), x[:, [13, 25, 37, 49]])
+    with pytest.raises(ValueError, match="mean, sum, max, last"):
+        augment.decimate(x, 2, "median")
+
+
+def test_diagnostics_find_a_season():
+    time = torch.arange(480.0)
+    generator = seeded(0)
+    waves = torch.stack([torch.sin(2 * torch.pi * time / m) for m in (12, 24, 52)])
+    series = waves + 0.2 * torch.randn((3, 480), generator=generator) + 0.01 * time
+    assert (seasonality(series) - torch.tensor([12, 24, 52])).abs().tolist() <= [0, 0, 1]
+    assert seasonality(torch.randn((200, 480), generator=generator)).float().mean() < 5
+    assert periodogram(waves).argmax(-1).add(1).tolist() == [40, 20, 9]
+    assert torch.allclose(autocorrelation(waves)[:, 0], torch.ones(3))
+    ratio = seasonal_naive_mase(series, 48)
+    assert (ratio > 0.6).all() and (ratio < 1.8).all()
+    assert seasonal_naive_mase(torch.ones(1, 100), 10).isnan().all()
+
+
+def test_sample_writes_table_picture_and_report(tmp_path, capsys):
+    table, picture, report = (tmp_path / f"x.{suffix}" for suffix in ("parquet", "png", "pdf"))
+    sample("tempopfn", n=20, length=96, seed=3, out=table, plot=picture)
+    sample("sde", n=20, length=96, report=report)
+    frame = pq.read_table(table).to_pandas()
+    assert list(frame) == ["item_id", "start", "freq", "target", "family"]
+    assert len(frame) == 20 and set(frame["family"]) <= set(TEMPOPFN) and frame["item_id"].is_unique
+    drawn = np.stack(frame["target"])
+    assert drawn.dtype == np.float32
+    assert np.array_equal(drawn, preset("tempopfn").sample(seeded(3), 20, 96).numpy())
+    assert picture.stat().st_size > 5000 and report.stat().st_size > 5000
+    assert "tempopfn" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    (
+        ({"prior": "arma"}, "unknown prior 'arma': expected a mixture"),
+        ({"n": 0}, "at least 1"),
+        ({"length": -3}, "at least 1"),
+        ({"length": 10, "report": "x.pdf"}, "at least 64"),
+        ({"out": "x.csv"}, "parquet"),
+    ),
+)
+def test_sample_refuses_in_one_line(arguments, message):
+    with pytest.raises(ValueError, match=message) as refusal:
+        sample(**arguments)
+    assert "\n" not in str(refusal.value)
+
+
+def test_every_preset_is_a_mixture():
+    for name in PRESETS:
+        assert isinstance(preset(name), Mixture)
