@@ -54,7 +54,7 @@ def gift_eval(
         out: folder of the results; made if absent
         data: folder of the data, in the official layout or as <dataset>__<freq>.parquet; $GIFT_EVAL if not given
         checkpoint: name of a bundled checkpoint, a .safetensors file or its folder
-        fast: only six configurations that stand well for the rest
+        fast: only six configurations, for a quick look
         configurations: only these, such as ett1/15T/medium; all whose data are there if not given
         device: torch device such as cpu, cuda or mps
         batch_size: most windows in one call
