@@ -12,23 +12,31 @@ from tsseq.synthetic import augment
 from tsseq.synthetic.base import Prior
 from tsseq.synthetic.draws import host_generator
 
-Edit = Callable[[Generator, Tensor], Tensor]
+Edit = Callable[[Generator, Tensor, float], Tensor]
 
-ONLINE: tuple[Edit, ...] = (
-    augment.mix,
-    augment.modulate,
-    augment.bend,
-    augment.warp,
-    augment.splice,
-    augment.flip,
-    augment.observe,
-    augment.spike,
-    augment.outage,
-    augment.hold,
-    augment.censor,
-    augment.quantise,
+ONLINE: tuple[tuple[Edit, float], ...] = (
+    (augment.mix, 0.25),
+    (augment.modulate, 0.1),
+    (augment.bend, 0.1),
+    (augment.warp, 0.03),
+    (augment.splice, 0.03),
+    (augment.flip, 0.3),
+    (augment.observe, 0.1),
+    (augment.spike, 0.06),
+    (augment.outage, 0.03),
+    (augment.hold, 0.03),
+    (augment.censor, 0.06),
+    (augment.quantise, 0.08),
 )
-"""In the order of nature: what the process does, then what the sensor does to it."""
+"""Edits and the share of rows each changes, in the order of nature: what the process does, then the sensor."""
+
+OFFLINE: tuple[tuple[Edit, float], ...] = (
+    (augment.mix, 0.3),
+    (augment.flip, 0.15),
+    (augment.warp, 0.05),
+    (augment.modulate, 0.15),
+)
+"""About what TempoPFN's stored, augmented quarter of every batch holds."""
 
 COARSER = (2, 3, 4, 5, 6, 8, 10, 12, 15, 24, 30, 48)
 COARSER_WEIGHTS = tuple(1 / factor for factor in COARSER)
@@ -45,14 +53,14 @@ class Mixture(Prior):
     Attributes:
         weights: relative share of each name in PRIORS.
         priors: the prior behind each name; default, the one in PRIORS.
-        edits: augmentations applied in order to the shuffled batch.
+        edits: augmentations and the share of rows each is applied to, in order.
         coarser: bounds the extra points drawn for coarser sampling rates, relative to the batch.
         delivered: series delivered so far by family, counted by `sample`.
     """
 
     weights: Mapping[str, float] = field(default_factory=dict)
     priors: Mapping[str, Prior] = field(default_factory=dict)
-    edits: tuple[Edit, ...] = ()
+    edits: tuple[tuple[Edit, float], ...] = ()
     coarser: float = 0.0
     delivered: Counter[str] = field(default_factory=Counter, compare=False, repr=False)
 
@@ -80,8 +88,13 @@ class Mixture(Prior):
             drawn = (torch.cat([drawn[0], augment.decimate(fine, factor, how)]), torch.cat([drawn[1], labels]))
         order = torch.randperm(batch_size, generator=generator, device=generator.device)
         x = drawn[0][order]
-        for edit in self.edits:
-            x = edit(generator, x)
+        for edit, share in self.edits:
+            # Rows are in random order, so any run of them is a random subset, and the rest costs nothing.
+            count = int(share * batch_size + float(torch.rand((), generator=host)))
+            if count:
+                start = int(torch.randint(0, batch_size - count + 1, (1,), generator=host))
+                rows = slice(start, start + count)
+                x[rows] = edit(generator, x[rows], 1.0)
         return x, drawn[1][order]
 
     def shares(self) -> dict[str, float]:
@@ -170,7 +183,7 @@ def preset(name: str) -> Mixture:
     return PRESETS[name]()
 
 
-def _make(weights: Mapping[str, float], edits: tuple[Edit, ...] = (), coarser: float = 0.0) -> Mixture:
+def _make(weights: Mapping[str, float], edits: tuple[tuple[Edit, float], ...] = (), coarser: float = 0.0) -> Mixture:
     from tsseq.synthetic import PRIORS
 
     return Mixture(weights, {key: PRIORS[key]() for key in weights}, edits, coarser)
@@ -184,7 +197,7 @@ def _everything() -> Mixture:
 
 PRESETS: dict[str, Callable[[], Mixture]] = {
     "tsseq": lambda: _make(TSSEQ, ONLINE, coarser=0.3),
-    "tempopfn": lambda: _make(TEMPOPFN, (augment.mix, augment.flip, augment.warp, augment.modulate)),
+    "tempopfn": lambda: _make(TEMPOPFN, OFFLINE),
     "everything": _everything,
 }
 """Mixtures by name: our best, TempoPFN's weights, and all families alike and unedited."""
