@@ -16,20 +16,23 @@ MAX_STEPS = 4
 
 @dataclass(frozen=True)
 class Launch:
-    """How the kernels are cut for one width: value columns and warps per program, loads in flight."""
+    """How the kernels are cut for one width: value columns and warps per program, stages of loads in flight, and
+    registers per thread (fewer let more programs share a multiprocessor; None leaves it to the compiler)."""
 
     forward_values: int
     forward_warps: int
     forward_stages: int
+    forward_registers: int | None
     backward_warps: int
     backward_stages: int
+    backward_registers: int | None
 
 
 LAUNCH = {
-    16: Launch(16, 1, 2, 1, 2),
-    32: Launch(32, 1, 2, 2, 2),
-    64: Launch(64, 4, 2, 4, 2),
-    128: Launch(64, 4, 2, 8, 2),
+    16: Launch(16, 1, 2, None, 1, 2, None),
+    32: Launch(32, 1, 2, None, 2, 2, None),
+    64: Launch(64, 4, 2, None, 4, 2, None),
+    128: Launch(64, 4, 2, None, 8, 2, None),
 }
 """By the larger of key and value width, rounded up to a power of two. Fixed: nothing is tuned at run time."""
 
@@ -72,7 +75,7 @@ def _forward(
     launch = LAUNCH[max(shape["BK"], shape["BV"])]
     batch, time, head, _ = q.shape
     flags = {"HAS_DECAY": log_decay is not None, "PRECISION": _precision(q)}
-    inverse_precision = "tf32" if q.dtype != torch.float32 else "tf32x3"
+    inverse_precision = "tf32x3" if q.dtype == torch.float32 else "tf32"
     solve_shape = {name: x for name, x in shape.items() if name not in ("V", "BV")}
     solve_kernel[(batch * head * w.shape[2],)](
         k,
@@ -82,6 +85,7 @@ def _forward(
         time,
         **solve_shape,
         **flags,
+        SMALLEST=_smallest_beta(q),
         INVERSE_PRECISION=inverse_precision,
         num_warps=1,
     )
@@ -105,6 +109,7 @@ def _forward(
         SAVE=save,
         STAGES=launch.forward_stages,
         num_warps=launch.forward_warps,
+        maxnreg=launch.forward_registers,
     )
     return output, final, w, u, states
 
@@ -152,9 +157,11 @@ def _backward(
         HAS_DECAY=log_decay is not None,
         HAS_INITIAL=has_initial,
         HAS_GRAD_FINAL=grad_final is not None,
+        SMALLEST=_smallest_beta(q),
         PRECISION=_precision(q),
         STAGES=launch.backward_stages,
         num_warps=launch.backward_warps,
+        maxnreg=launch.backward_registers,
     )
     return gradients
 
@@ -215,7 +222,7 @@ def _allocate(q: Tensor, k: Tensor, v: Tensor, save: bool) -> tuple[Tensor, Tens
     return (
         q.new_empty(batch, time, head, value_width),
         q.new_empty(batch, head, key_width, value_width, dtype=torch.float32),
-        q.new_empty(batch, head, chunks, rows, rows),
+        q.new_empty(batch, head, chunks, rows, rows, dtype=_solve_dtype(q)),
         q.new_empty(v.shape if save else (0,)),
         q.new_empty((batch, head, chunks, value_width, key_width) if save else (0,)),
     )
@@ -254,6 +261,16 @@ def _shape(q: Tensor, k: Tensor, v: Tensor) -> dict[str, int]:
         "TOKENS": tokens,
         "STEPS_PADDED": padded,
     }
+
+
+def _solve_dtype(q: Tensor) -> torch.dtype:
+    """W enters every later token, so its rounding is what long memories notice first: three bits more for it."""
+    return torch.float32 if q.dtype == torch.float32 else torch.float16
+
+
+def _smallest_beta(q: Tensor) -> float:
+    """The smallest normal number of W's type, or what float32 values do not resolve."""
+    return 1e-7 if q.dtype == torch.float32 else 2.0**-14
 
 
 def _precision(q: Tensor) -> str:

@@ -35,6 +35,17 @@ def product(a, b, PRECISION: tl.constexpr):
 
 
 @triton.jit
+def product_with_solve(a, w, PRECISION: tl.constexpr):
+    """`a` times the stored W; for bfloat16 `a` W is float16, and enters as the sum of two bfloat16 matrices."""
+    if a.dtype == tl.bfloat16:
+        high = w.to(tl.bfloat16)
+        low = (w.to(tl.float32) - high.to(tl.float32)).to(tl.bfloat16)
+        return product(a, high, PRECISION) + product(a, low, PRECISION)
+    else:
+        return product(a, w, PRECISION)
+
+
+@triton.jit
 def invert_unit_lower(a, PRECISION: tl.constexpr):
     """(I + a)^-1 of a strictly lower 16 x 16 `a` by doubling diagonal blocks; only true inverses are multiplied."""
     i = tl.arange(0, 16)[:, None]
@@ -56,9 +67,9 @@ def causal_decay(later, earlier, mask, HAS_DECAY: tl.constexpr):
 
 
 @triton.jit
-def safe_beta(beta):
-    """Away from zero by less than float32 resolves in the values, so that errors are had by dividing updates."""
-    return tl.where(tl.abs(beta) < 1e-7, 1e-7, beta)
+def safe_beta(beta, SMALLEST: tl.constexpr):
+    """Away from zero by less than the values' type resolves, so that errors are had by dividing updates."""
+    return tl.where(tl.abs(beta) < SMALLEST, SMALLEST, beta)
 
 
 @triton.jit
@@ -81,6 +92,7 @@ def solve_kernel(
     TOKENS: tl.constexpr,
     STEPS_PADDED: tl.constexpr,
     HAS_DECAY: tl.constexpr,
+    SMALLEST: tl.constexpr,
     PRECISION: tl.constexpr,
     INVERSE_PRECISION: tl.constexpr,
 ):
@@ -106,7 +118,7 @@ def solve_kernel(
     live = (token < left) & (step < N)
     row = token * N + step
     k1 = tl.load(k + row[:, None] * (H * K) + column[None, :], live[:, None] & (column < K)[None, :], 0.0)
-    b1 = safe_beta(tl.load(beta + row * H, live, 0.0).to(tl.float32))
+    b1 = safe_beta(tl.load(beta + row * H, live, 0.0).to(tl.float32), SMALLEST)
     g1 = tl.zeros([16], tl.float32)
     if HAS_DECAY:
         g1 = tl.cumsum(tl.load(log_decay + token * H, live & (step == 0), 0.0).to(tl.float32) * LOG2_E, 0)
@@ -119,7 +131,7 @@ def solve_kernel(
         live = (token < left) & (step < N)
         row = token * N + step
         k2 = tl.load(k + row[:, None] * (H * K) + column[None, :], live[:, None] & (column < K)[None, :], 0.0)
-        b2 = safe_beta(tl.load(beta + row * H, live, 0.0).to(tl.float32))
+        b2 = safe_beta(tl.load(beta + row * H, live, 0.0).to(tl.float32), SMALLEST)
         g2 = tl.zeros([16], tl.float32)
         if HAS_DECAY:
             decay = tl.load(log_decay + token * H, live & (step == 0), 0.0).to(tl.float32) * LOG2_E
@@ -180,8 +192,8 @@ def forward_kernel(
     vv = (pid % slices).to(tl.int32) * BV + tl.arange(0, BV)
     square = (vv < V)[:, None] & (kk < K)[None, :]
     if HAS_INITIAL:
-        at = initial_state + head * (K * V) + (kk[None, :] * V + vv[:, None])
-        state = tl.load(at, square, 0.0).to(tl.float32)
+        entry = initial_state + head * (K * V) + (kk[None, :] * V + vv[:, None])
+        state = tl.load(entry, square, 0.0).to(tl.float32)
     else:
         state = tl.zeros([BV, BK], tl.float32)
 
@@ -228,7 +240,7 @@ def forward_kernel(
         v_c = tl.load(v + first_v + (row[:, None] * (H * V) + vv[None, :]), rows_v, 0.0)
         x = tl.trans(v_c).to(tl.float32) - x
         w_c = tl.load(w + (head * chunks + c) * (R * R) + ((r + zero)[:, None] * R + r[None, :]))
-        update = product(x.to(dtype), tl.trans(w_c), PRECISION)
+        update = product_with_solve(x.to(dtype), tl.trans(w_c), PRECISION)
         update_operand = update.to(dtype)
         if SAVE:
             at_u = u + first_v + (row[None, :] * (H * V) + vv[:, None])
@@ -278,6 +290,7 @@ def backward_kernel(
     HAS_DECAY: tl.constexpr,
     HAS_INITIAL: tl.constexpr,
     HAS_GRAD_FINAL: tl.constexpr,
+    SMALLEST: tl.constexpr,
     PRECISION: tl.constexpr,
     STAGES: tl.constexpr,
 ):
@@ -298,8 +311,8 @@ def backward_kernel(
     vv = tl.arange(0, BV)
     square = (vv < V)[:, None] & (kk < K)[None, :]
     if HAS_GRAD_FINAL:
-        at = grad_final + head * (K * V) + (kk[None, :] * V + vv[:, None])
-        ds = tl.load(at, square, 0.0).to(tl.float32)
+        entry = grad_final + head * (K * V) + (kk[None, :] * V + vv[:, None])
+        ds = tl.load(entry, square, 0.0).to(tl.float32)
     else:
         ds = tl.zeros([BV, BK], tl.float32)
 
@@ -345,14 +358,14 @@ def backward_kernel(
             du *= tl.exp2(g_end - g)[None, :]
         du += product(tl.trans(do), p, PRECISION)
         w_c = tl.load(w + (head * chunks + c) * (R * R) + ((r + zero)[:, None] * R + r[None, :]))
-        y = product(du.to(dtype), w_c, PRECISION)
+        y = product_with_solve(du.to(dtype), w_c, PRECISION)
         y_operand = y.to(dtype)
         at_v = grad_v + first_v + (row[None, :] * (H * V) + vv[:, None])
         tl.store(at_v, y_operand, live[None, :] & (vv < V)[:, None])
 
         uy = product(u_c, y_operand, PRECISION)
         at_b = first * (N * H) + h + row * H
-        b_c = safe_beta(tl.load(beta + at_b, live, 0.0).to(tl.float32))
+        b_c = safe_beta(tl.load(beta + at_b, live, 0.0).to(tl.float32), SMALLEST)
         db = tl.sum(tl.where(r[:, None] == r[None, :], uy, 0.0), 0) / (b_c * b_c)
         tl.store(grad_beta + at_b, db.to(grad_beta.dtype.element_ty), live)
         m = (-uy * causal_decay(g[None, :], g[:, None], r[None, :] > r[:, None], HAS_DECAY)).to(dtype)
