@@ -212,7 +212,7 @@ def fit(
         gradient_clip_val=1.0,
         **trainer,
     )
-    runner.fit(module, data, ckpt_path=str(last) if last.exists() else None)
+    runner.fit(module, data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
     if runner.global_step < config.max_steps:
         runner.save_checkpoint(last)
     join_logs(folder).to_csv(folder / "metrics.csv", index=False)
