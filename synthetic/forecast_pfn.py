@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 from tsseq.array_typing import Float
 from tsseq.synthetic.base import Prior
 from tsseq.synthetic.calendar import DAY, civil_from_days, weekday
-from tsseq.synthetic.curves import time_steps
+from tsseq.synthetic.curves import held, time_steps
 from tsseq.synthetic.draws import chance, choice, constant, integers, normal, uniform
 
 # step in seconds, largest weights of the minute, hour, weekday, day-of-month and month terms, share of series
@@ -25,6 +25,8 @@ STEPS = (
     (30.436875 * DAY, 0.0, 0.0, 0.1, 0.0, 0.5, 1.0),
     (91.310625 * DAY, 0.0, 0.0, 0.0, 0.0, 1.0, 0.5),
 )
+SLOTS = 1440
+"""Resolution of a cycle; hours, minutes and days of the week fall on whole slots, dates on the nearest before."""
 CYCLES = ((60.0, 10), (24.0, 10), (7.0, 4), (30.5, 10), (12.0, 6))
 
 
@@ -32,14 +34,11 @@ def fourier(generator: Generator, phase: Float[Tensor, "batch time"], count: int
     """A random Fourier series of unit norm: coefficients N(0, 1), or for half of the series N(0, 1/h²)."""
     batch = phase.shape[0]
     order = torch.arange(1, count + 1, device=phase.device)
-    fall = torch.where(chance(generator, (batch, 1), 0.5), order.reciprocal(), 1.0)
-    coefficients = normal(generator, (2, batch, count)) * fall
-    coefficients = coefficients / coefficients.square().sum((0, 2), keepdim=True).sqrt()
-    total = torch.zeros_like(phase)
-    for h in range(count):
-        angle = 2 * math.pi * (h + 1) * phase
-        total = total + coefficients[0, :, h : h + 1] * angle.sin() + coefficients[1, :, h : h + 1] * angle.cos()
-    return total
+    fall = torch.where(chance(generator, (batch, 1), 0.5), order.reciprocal(), 1.0).repeat(1, 2)
+    coefficients = normal(generator, (batch, 2 * count)) * fall
+    coefficients = coefficients / coefficients.square().sum(-1, keepdim=True).sqrt()
+    angle = 2 * math.pi * order[:, None] * torch.arange(SLOTS, device=phase.device) / SLOTS
+    return held(coefficients @ torch.cat([angle.sin(), angle.cos()]), phase)
 
 
 @dataclass(frozen=True)

@@ -92,16 +92,16 @@ class GaussianProcess(Prior):
     ) -> Float[Tensor, "batch lag"]:
         """A random kernel for every series, at the given lags in steps."""
         count = choice(generator, (batch_size, 1), (0.25, 0.3, 0.25, 0.2)[: self.max_kernels]) + 1
-        total = self._kernel(generator, batch_size, lag)
-        for position in range(1, self.max_kernels):
-            kernel = self._kernel(generator, batch_size, lag)
-            scale = log_uniform(generator, (batch_size, 1), 0.1, 1.5)
-            joined = torch.where(chance(generator, (batch_size, 1), 0.5), total + scale * kernel, total * kernel)
+        total, *others = self._kernels(generator, self.max_kernels * batch_size, lag).chunk(self.max_kernels)
+        scales = log_uniform(generator, (self.max_kernels, batch_size, 1), 0.1, 1.5)
+        added = chance(generator, (self.max_kernels, batch_size, 1), 0.5)
+        for position, kernel in enumerate(others, start=1):
+            joined = torch.where(added[position], total + scales[position] * kernel, total * kernel)
             total = torch.where(position < count, joined, total)
         nugget = log_uniform(generator, (batch_size, 1), 1e-6, 0.3) * total[:, :1]
         return torch.cat([total[:, :1] + nugget, total[:, 1:]], dim=-1)
 
-    def _kernel(self, generator: Generator, batch_size: int, lag: Tensor) -> Tensor:
+    def _kernels(self, generator: Generator, batch_size: int, lag: Tensor) -> Tensor:
         """Matérn .3, squared exponential .15, rational quadratic .1, periodic .45."""
         shape, length = (batch_size, 1), lag.shape[-1]
         kind = choice(generator, shape, (0.3, 0.15, 0.1, 0.45))

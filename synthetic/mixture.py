@@ -47,7 +47,7 @@ class Mixture(Prior):
     """Draws `weights[name]` of every batch from each prior, shuffled.
 
     Counts are stratified: they differ from batch size × weight by less than one, without bias, so a rare family
-    gets its share over many batches. In every call a share of rows, `coarser / factor`, from three families is
+    gets its share over many batches. In every call a share of rows, `coarser / factor`, from two families is
     drawn `factor` times longer and brought back by block mean, sum, maximum or point sampling.
 
     Attributes:
@@ -109,7 +109,7 @@ class Mixture(Prior):
         edges[-1] = batch_size
         return edges.diff(prepend=torch.zeros(1, dtype=torch.float64)).long().tolist()
 
-    def _few(self, host: Generator, batch_size: int, families: int = 3) -> list[int]:
+    def _few(self, host: Generator, batch_size: int, families: int = 2) -> list[int]:
         """Like `counts`, concentrated on a few random families, since every further one costs its own launches."""
         weights = [0.0 if self.priors[name].sequential else weight for name, weight in self.weights.items()]
         drawn = torch.multinomial(torch.tensor(weights), families, True, generator=host)

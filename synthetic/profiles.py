@@ -76,7 +76,7 @@ SHAPES = {
 def random_profiles(generator: Generator, batch: int, slots: int = SLOTS) -> Float[Tensor, "batch slot"]:
     """Tables of one cycle, zero mean and unit variance: one shape, or two shapes added."""
     phase = torch.arange(slots, device=generator.device) / slots
-    shapes = torch.stack([standardise(shape(generator, batch, phase)) for shape in SHAPES], dim=1)
+    shapes = standardise(torch.stack([shape(generator, batch, phase) for shape in SHAPES], dim=1))
     weights = list(SHAPES.values())
     first = torch.nn.functional.one_hot(choice(generator, (batch,), weights), len(weights))
     second = torch.nn.functional.one_hot(choice(generator, (batch,), weights), len(weights))

@@ -50,19 +50,16 @@ class Waveforms(Prior):
 
     def sample(self, generator: Generator, batch_size: int, length: int) -> Float[Tensor, "batch time"]:
         shape = (batch_size, 1)
-        total = torch.zeros((batch_size, length), device=generator.device)
-        scale = torch.zeros(shape, device=generator.device)
-        for component in range(self.components):
-            chosen = chance(generator, shape, 1.0 if component == 0 else 0.45)
-            amplitude = log_uniform(generator, shape, 0.2, 3.0) * chosen
-            total = torch.addcmul(total, amplitude, self._component(generator, batch_size, length))
-            scale = scale + amplitude
+        amplitude = log_uniform(generator, (self.components, *shape), 0.2, 3.0)
+        amplitude[1:] *= chance(generator, (self.components - 1, *shape), 0.45)
+        waves = self._waves(generator, self.components * batch_size, length).view(self.components, batch_size, length)
+        total, scale = (amplitude * waves).sum(0), amplitude.sum(0)
         time = time_steps(generator, length) / length
         slope = normal(generator, shape) * chance(generator, shape, 0.3) * scale
         noise = log_uniform(generator, shape, 3e-3, 0.3) * chance(generator, shape, self.noisy) * scale
         return torch.addcmul(total + slope * time, noise, normal(generator, (batch_size, length)))
 
-    def _component(self, generator: Generator, batch: int, length: int) -> Tensor:
+    def _waves(self, generator: Generator, batch: int, length: int) -> Tensor:
         shape = (batch, 1)
         kind = choice(generator, shape, self.shapes)
         longest = max(length / self.cycles, 2 * self.shortest)
@@ -73,8 +70,9 @@ class Waveforms(Prior):
         moving = 1.0 * chance(generator, shape, self.modulated)
         spacing = (period * uniform(generator, shape, 3.0, 12.0)).clamp(max=4.0 * length)
         phase = time_steps(generator, length) / period + uniform(generator, shape)
-        phase = phase + moving * uniform(generator, shape, 0.0, 0.4) * smooth_path(generator, spacing, length)
-        swell = torch.exp(moving * uniform(generator, shape, 0.0, 0.5) * smooth_path(generator, spacing, length))
+        shifts, swells = smooth_path(generator, spacing.repeat(2, 1), length).chunk(2)
+        phase = phase + moving * uniform(generator, shape, 0.0, 0.4) * shifts
+        swell = torch.exp(moving * uniform(generator, shape, 0.0, 0.5) * swells)
         visible = 1.2 / period  # at least one step of every cycle must be up
         asymmetry = torch.maximum(torch.minimum(uniform(generator, shape, 0.1, 0.9), 1 - visible), visible)
         return swell * wave(phase, kind, asymmetry, torch.maximum(0.15 * asymmetry, visible))
