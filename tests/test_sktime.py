@@ -21,6 +21,7 @@ from sktime.forecasting.naive import NaiveForecaster
 from sktime.split import ExpandingWindowSplitter
 from sktime.transformations.detrend import Deseasonalizer
 from sktime.transformations.impute import Imputer
+from sktime.utils.estimator_checks import check_estimator
 
 from tsseq.adapters.shared_model import SharedModel
 from tsseq.adapters.sktime import TsseqForecaster
@@ -337,3 +338,13 @@ def test_in_an_ensemble_and_on_many_columns(forecaster):
     ensemble = EnsembleForecaster([("tsseq", forecaster), ("naive", NaiveForecaster())]).fit(y)
     expected = (forecaster.clone().fit(y).predict(fh=[1, 2]) + NaiveForecaster().fit(y).predict(fh=[1, 2])) / 2
     pd.testing.assert_frame_equal(ensemble.predict(fh=[1, 2])[y.columns], expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["zero_shot", "fine_tune", "from_scratch"])
+def test_the_contract_of_sktime(mode):
+    """Every test that sktime has for forecasters, without exclusions."""
+    (parameters,) = (p for p in TsseqForecaster.get_test_params() if p.get("mode", "zero_shot") == mode)
+    results = check_estimator(TsseqForecaster(**parameters), verbose=False)
+    failed = {name: result for name, result in results.items() if result != "PASSED"}
+    assert not failed and len(results) > 400

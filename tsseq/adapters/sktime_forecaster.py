@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from sklearn.utils import check_random_state
 from sktime.forecasting.base import BaseForecaster, ForecastingHorizon
 
-from tsseq.adapters.shared_model import SharedModel
+from tsseq.adapters.shared_model import SharedModel, resolve_device
 from tsseq.adapters.sktime_grid import Grid, align, find_frequency, future_index, places
 from tsseq.backbone import BackboneConfig
 from tsseq.forecaster import Forecaster, ForecasterConfig
@@ -167,7 +168,42 @@ class TsseqForecaster(BaseForecaster):
     def _train(self, y: pd.DataFrame, fh: ForecastingHorizon | None) -> SharedModel:
         if self.mode == "zero_shot":
             return SharedModel.from_checkpoint(self.model, self.device)
-        raise NotImplementedError
+        from tsseq.finetuning import FinetuningConfig, finetune, train_from_scratch
+
+        fine_tune = self.mode == "fine_tune"
+        pretrained = SharedModel.from_checkpoint(self.model, self.device) if fine_tune else None
+        config = FinetuningConfig(
+            horizon=self.patch_length if fh is None else int(self._steps(fh).max()),
+            max_steps=self.max_steps,
+            learning_rate=self.learning_rate or (3e-4 if fine_tune else 2e-3),
+            seed=int(check_random_state(self.random_state).randint(2**31)),
+            inference=self._inference,
+        )
+        device = str(resolve_device(self.device))
+        grid = align(y.index, self._cutoff, self._frequency)
+        series = list(grid.scatter(y, int(grid.place.min()), 0).reshape(len(grid) * y.shape[1], -1))
+        if pretrained is None:
+            result = train_from_scratch(self._network(), series, config, device=device)
+        else:
+            result = finetune(pretrained.forecaster, series, config, device=device)
+            if not result.improved:
+                warnings.warn(str(result), stacklevel=4)
+                return pretrained
+        return SharedModel.from_weights(result.forecaster.to(device), self.device)
+
+    def _network(self) -> ForecasterConfig:
+        mixers = tuple(self.mixer.split(","))
+        backbone = BackboneConfig(mixers=mixers, width=self.width, layers=self.layers, mlp_width=2 * self.width)
+        return ForecasterConfig(
+            patch_length=self.patch_length,
+            hidden_width=2 * self.width,
+            max_context=64 * self.patch_length,
+            backbone=backbone,
+        )
+
+    @property
+    def _inference(self) -> InferenceConfig:
+        return InferenceConfig(flip=self.flip, nonnegative=self.nonnegative)
 
     def _update(self, y: pd.DataFrame, X: pd.DataFrame | None = None, update_params: bool = True) -> TsseqForecaster:
         self._check(y)
@@ -208,8 +244,9 @@ class TsseqForecaster(BaseForecaster):
         first = max(int(grid.place.min()), 1 - model.config.max_context)
         context = grid.scatter(y, min(first, 0), 0)
         self._warn_of_nothing(context, grid)
-        predictor = Predictor(model, InferenceConfig(flip=self.flip, nonnegative=self.nonnegative))
-        forecast = predictor.forecast(context.reshape(-1, context.shape[-1]), int(steps.max()), levels)
+        forecast = Predictor(model, self._inference).forecast(
+            context.reshape(-1, context.shape[-1]), int(steps.max()), levels
+        )
         shape = context.shape[:2]
         result = {
             "mean": forecast.mean.numpy()[:, steps - 1].reshape(*shape, len(steps)),
@@ -253,7 +290,10 @@ class TsseqForecaster(BaseForecaster):
     @classmethod
     def get_test_params(cls, parameter_set: str = "default") -> list[dict[str, Any]]:
         """Parameters of instances that fit and predict in milliseconds."""
-        return [{"model": str(_tiny_checkpoint()), "flip": False, "device": "cpu"}]
+        quick = {"flip": False, "device": "cpu", "max_steps": 1}
+        pretrained = {**quick, "model": str(_tiny_checkpoint())}
+        new = {**quick, "mode": "from_scratch", "mixer": "lru", "width": 8, "layers": 1, "point": "mean"}
+        return [pretrained, {**pretrained, "mode": "fine_tune"}, new]
 
 
 def _rows(values: NDArray[np.float64]) -> NDArray[np.float64]:
