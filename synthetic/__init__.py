@@ -11,6 +11,7 @@ from tsseq.synthetic.dynamics import Dynamics
 from tsseq.synthetic.economy import Economy
 from tsseq.synthetic.epidemic import Epidemic
 from tsseq.synthetic.ets import ETS
+from tsseq.synthetic.factors import CommonFactors
 from tsseq.synthetic.forecast_pfn import ForecastPFN
 from tsseq.synthetic.fractal import MultiscaleFractal
 from tsseq.synthetic.gaussian_process import GaussianProcess
@@ -33,6 +34,7 @@ PRIORS: dict[str, Callable[[], Prior]] = {
     "anomaly": Anomaly,
     "arima": ARIMA,
     "cauker": Causal,
+    "common_factors": CommonFactors,
     "demand": Demand,
     "dynamics": Dynamics,
     "economy": Economy,

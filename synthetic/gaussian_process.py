@@ -1,4 +1,4 @@
-"""Gaussian processes with random compositions of kernels, drawn exactly by circulant embedding.
+"""Gaussian processes with random compositions of kernels, drawn by circulant embedding.
 
 KernelSynth's grammar (Chronos, Ansari et al. 2024) at the price of one FFT: a sum of stationary kernels adds
 their autocovariances, a product multiplies them (Dietrich and Newsam, 1997).
@@ -52,7 +52,8 @@ def stationary_pair(
 ) -> tuple[Float[Tensor, "batch time"], Float[Tensor, "batch time"]]:
     """Two independent draws with the given autocovariance, which must reach to lag fft_length(length) / 2.
 
-    Negative eigenvalues of the embedding are set to zero and the variance is restored.
+    Exact for kernels that die away within these lags. For others the embedding has negative eigenvalues; they are
+    set to zero and the variance is restored, which makes the draws a little rougher.
     """
     size = 2 * (autocovariance.shape[-1] - 1)
     spectrum = torch.fft.hfft(autocovariance, n=size).clamp_(min=0)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy import integrate, signal, special, stats
 
-from tsseq.synthetic import PRIORS, dynamics, ets, noise, scan
+from tsseq.synthetic import PRIORS, conditional, dynamics, ets, noise, scan
 from tsseq.synthetic import gaussian_process as gp
 from tsseq.synthetic.arma import garch
 from tsseq.synthetic.calendar import civil_from_days, weekday
@@ -78,6 +78,42 @@ def test_random_kernels_are_valid_covariances():
     assert (kernels.abs().amax(-1) <= kernels[:, 0] * (1 + 1e-5)).all()
     dense = kernels[:, torch.arange(96)[:, None].sub(torch.arange(96)).abs()].double()
     assert (torch.linalg.eigvalsh(dense)[:, 0] > -1e-4 * kernels[:, 0]).all()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_conditional_law_of_a_gaussian_process_is_calibrated(seed):
+    """Standardised futures are standard normal for a kernel that dies away inside the embedding (nothing is clipped)."""
+    lag = gp.lags(96, torch.device("cpu"))
+    kernel = gp.periodic(lag, 12.0, 1.0) * gp.squared_exponential(lag, 20.0) + 0.05 * (lag == 0)
+    series, _ = gp.stationary_pair(seeded(seed), kernel.expand(2000, -1), 96)
+    mean, scale = conditional.gaussian_process(kernel.expand(2000, -1), series[:, :72], 24)
+    z = (series[:, 72:] - mean) / scale
+    assert z.mean(0).abs().max() < 0.1 and (z.square().mean(0) - 1).abs().max() < 0.15
+    assert scale[0, 0] < 0.6 * kernel[0].sqrt() < scale[0, -1]
+    with pytest.raises(ValueError, match="97 lags"):
+        conditional.gaussian_process(kernel[None, :50], series[:1, :72], 25)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_conditional_law_of_ornstein_uhlenbeck_is_calibrated(seed):
+    shape, known = (4000, 60), 40
+    relaxation = torch.where(torch.arange(60) < 50, 30.0, 4.0).expand(shape)
+    mean, volatility = torch.linspace(0, 3, 60).expand(shape), torch.linspace(1, 2, 60).expand(shape)
+    series = ornstein_uhlenbeck(relaxation, mean, volatility, torch.randn(shape, generator=seeded(seed)))
+    future = [x[:, known:] for x in (relaxation, mean, volatility)]
+    centre, scale = conditional.ornstein_uhlenbeck(*future, series[:, known - 1 : known])
+    z = (series[:, known:] - centre) / scale
+    assert z.mean(0).abs().max() < 0.08 and (z.square().mean(0) - 1).abs().max() < 0.12
+
+
+@pytest.mark.parametrize("name", ("cauker", "common_factors"))
+def test_channels_of_a_group_depend_on_each_other(name):
+    prior = PRIORS[name]()
+    channels = prior.sample_channels(seeded(0), 40, 300)
+    assert channels.shape[0] == 40 and channels.shape[2] == 300 and channels.isfinite().all()
+    inside = torch.stack([torch.corrcoef(group).abs().triu(1).max() for group in channels])
+    assert inside.median() > 0.6
+    assert torch.equal(prior.sample(seeded(0), 40 * channels.shape[1], 300), channels.flatten(0, 1))
 
 
 # Scans and filters
