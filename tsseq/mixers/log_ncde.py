@@ -20,7 +20,7 @@ class LogNCDE(SequenceMixer):
     [f_a, f_b] = J_b f_a − J_a f_b says in which direction moving along a and then b differs from b and then a. One step
     of `solver` ("heun" or "euler") per window, or `solver_steps`. The output holds between ends of windows.
 
-    Non-linear and sequential, like an RNN over windows: as expressive as any, and by far the slowest mixer here.
+    Non-linear and sequential, like an RNN over windows: it tracks what an RNN tracks, and is by far the slowest here.
     `penalty` is the Lip(2) bound of the paper. Cost per window grows with width × states × `hidden`: `control_width`
     projects x to fewer channels first.
 
@@ -43,7 +43,7 @@ class LogNCDE(SequenceMixer):
         depth: int = 2,
         solver: str = "heun",
         solver_steps: int = 1,
-        time_scale: float = 0.01,
+        time_scale: float = 1.0,
     ) -> None:
         super().__init__(width)
         if solver not in ("heun", "euler") or solver_steps < 1:
