@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from tsseq.array_typing import Float
 from tsseq.synthetic.base import Prior
-from tsseq.synthetic.curves import time_steps
+from tsseq.synthetic.curves import lookup, time_steps
 from tsseq.synthetic.draws import chance, choice, log_uniform, pick, uniform
 from tsseq.synthetic.scan import fft_length
 
@@ -63,35 +63,56 @@ def stationary_pair(
     return draws.real[:, :length], draws.imag[:, :length]
 
 
+CIRCLE = 512
+"""Slots on which an exactly periodic process is drawn."""
+
+
+def periodic_path(
+    generator: Generator, period: Float[Tensor, "batch 1"], lengthscale: Float[Tensor, "batch 1"], length: int
+) -> Float[Tensor, "batch time"]:
+    """A draw with MacKay's kernel and any period: one cycle is drawn on a circle and repeated."""
+    slots = torch.arange(CIRCLE // 2 + 1, device=generator.device, dtype=torch.float32)
+    cycle, _ = stationary_pair(generator, periodic(slots, float(CIRCLE), lengthscale), CIRCLE)
+    return lookup(cycle, time_steps(generator, length) / period)
+
+
 @dataclass(frozen=True)
 class GaussianProcess(Prior):
     """Up to `max_kernels` kernels joined from left to right by + or ×, then a linear kernel or a changed point.
 
-    Periods are calendar ones for a share `calendar` of the periodic kernels, otherwise log-uniform; lengthscales
-    are log-uniform from `shortest` steps to the length.
+    All of them die away within the window, the periodic ones as locally periodic; a share `repeating` of the
+    series also has an exactly periodic term, most of all or alone. Periods are calendar ones for a share
+    `calendar`, otherwise log-uniform; lengthscales are log-uniform from `shortest` steps to a quarter of the length.
     """
 
     max_kernels: int = 4
-    shortest: float = 3.0
+    shortest: float = 6.0
     calendar: float = 0.6
+    repeating: float = 0.35
     linear: float = 0.25
     change_point: float = 0.1
 
     def sample(self, generator: Generator, batch_size: int, length: int) -> Float[Tensor, "batch time"]:
+        shape = (batch_size, 1)
         lag = lags(length, generator.device)
         first, second = stationary_pair(generator, self.autocovariance(generator, batch_size, lag), length)
         time = time_steps(generator, length) / length
-        slope = uniform(generator, (batch_size, 1), 0.3, 4.0) * chance(generator, (batch_size, 1), self.linear)
-        linear = first + slope * (time - uniform(generator, (batch_size, 1))) * second
-        centre, width = uniform(generator, (batch_size, 1)), log_uniform(generator, (batch_size, 1), 1e-3, 0.1)
+        slope = uniform(generator, shape, 0.3, 4.0) * chance(generator, shape, self.linear)
+        linear = first + slope * (time - uniform(generator, shape)) * second
+        centre, width = uniform(generator, shape), log_uniform(generator, shape, 1e-3, 0.1)
         blend = torch.sigmoid((time - centre) / width)
-        changed = torch.lerp(first, second * log_uniform(generator, (batch_size, 1), 0.3, 3.0), blend)
-        return torch.where(chance(generator, (batch_size, 1), self.change_point), changed, linear)
+        changed = torch.lerp(first, second * log_uniform(generator, shape, 0.3, 3.0), blend)
+        path = torch.where(chance(generator, shape, self.change_point), changed, linear)
+        scale = log_uniform(generator, shape, 0.3, 20.0) * chance(generator, shape, self.repeating)
+        cycle = periodic_path(
+            generator, self._period(generator, shape, length), log_uniform(generator, shape, 0.15, 1.5), length
+        )
+        return torch.addcmul(path, scale, cycle)
 
     def autocovariance(
         self, generator: Generator, batch_size: int, lag: Float[Tensor, " lag"]
     ) -> Float[Tensor, "batch lag"]:
-        """A random kernel for every series, at the given lags in steps."""
+        """A random kernel for every series, at the given lags in steps, without the exactly periodic term."""
         count = choice(generator, (batch_size, 1), (0.25, 0.3, 0.25, 0.2)[: self.max_kernels]) + 1
         total, *others = self._kernels(generator, self.max_kernels * batch_size, lag).chunk(self.max_kernels)
         scales = log_uniform(generator, (self.max_kernels, batch_size, 1), 0.1, 1.5)
@@ -103,16 +124,20 @@ class GaussianProcess(Prior):
         return torch.cat([total[:, :1] + nugget, total[:, 1:]], dim=-1)
 
     def _kernels(self, generator: Generator, batch_size: int, lag: Tensor) -> Tensor:
-        """Matérn .3, squared exponential .15, rational quadratic .1, periodic .45."""
-        shape, length = (batch_size, 1), lag.shape[-1]
+        """Matérn .3, squared exponential .15, rational quadratic .1, locally periodic .45."""
+        shape, length = (batch_size, 1), len(lag)
         kind = choice(generator, shape, (0.3, 0.15, 0.1, 0.45))
-        lengthscale = log_uniform(generator, shape, self.shortest, max(1.0 * length, 2 * self.shortest))
+        longest = max(length / 4.0, 2 * self.shortest)
+        lengthscale = log_uniform(generator, shape, self.shortest, longest)
         smooth = matern(lag, lengthscale, choice(generator, shape, (0.4, 0.3, 0.3)))
-        smooth = torch.where(kind == 1, squared_exponential(lag, lengthscale), smooth)
         mixed = rational_quadratic(lag, lengthscale, log_uniform(generator, shape, 0.1, 10.0))
         smooth = torch.where(kind == 2, mixed, smooth)
-        free = log_uniform(generator, shape, 3.0, max(length / 3.0, 6.0))
-        calendar = pick(generator, shape, PERIODS)
-        period = torch.where(chance(generator, shape, self.calendar), calendar, free)
+        period = self._period(generator, shape, length)
         cyclic = periodic(lag, period, log_uniform(generator, shape, 0.15, 1.5))
-        return torch.where(kind == 3, cyclic, smooth)
+        coherence = torch.maximum(lengthscale, period).clamp(max=longest)
+        envelope = squared_exponential(lag, torch.where(kind == 3, coherence, lengthscale))
+        return torch.where(kind == 1, envelope, torch.where(kind == 3, cyclic * envelope, smooth))
+
+    def _period(self, generator: Generator, shape: tuple[int, int], length: int) -> Tensor:
+        free = log_uniform(generator, shape, 3.0, max(length / 3.0, 6.0))
+        return torch.where(chance(generator, shape, self.calendar), pick(generator, shape, PERIODS), free)

@@ -50,7 +50,10 @@ class KernelSynth(Prior):
 
     def _kernel(self, generator: Generator, kind: Tensor, lag: Tensor, length: int) -> Tensor:
         shape = tuple(kind.shape)
-        cyclic = periodic(lag, pick(generator, shape, PERIODS), 1.0)
+        size = 2 * (len(lag) - 1)
+        # A period that divides the embedding has no kink where it wraps; the change is below P / size.
+        cycles = torch.round(size / pick(generator, shape, PERIODS)).clamp(min=1.0)
+        cyclic = periodic(lag, size / cycles, 1.0)
         smooth = squared_exponential(lag, length * pick(generator, shape, (0.1, 1.0, 10.0)))
         rough = rational_quadratic(lag, float(length), pick(generator, shape, (0.1, 1.0, 10.0)))
         white = pick(generator, shape, (0.1, 1.0)) * (lag == 0)
