@@ -10,6 +10,8 @@ from tsseq.kernels.delta_rule.triton import backward_kernel, forward_kernel, sol
 
 CHUNK_ROWS = 32
 """Rows per chunk (tokens times padded steps), 16 or 32; float32 takes 16, its tiles being twice as large."""
+SPLIT = True
+"""Whether products of bfloat16 inputs with computed matrices take these as a sum of two bfloat16 ones."""
 MAX_WIDTH = 128
 MAX_STEPS = 4
 
@@ -107,6 +109,7 @@ def _forward(
         **flags,
         HAS_INITIAL=initial is not None,
         SAVE=save,
+        SPLIT=SPLIT,
         STAGES=launch.forward_stages,
         num_warps=launch.forward_warps,
         maxnreg=launch.forward_registers,
@@ -158,6 +161,7 @@ def _backward(
         HAS_INITIAL=has_initial,
         HAS_GRAD_FINAL=grad_final is not None,
         SMALLEST=_smallest_beta(q),
+        SPLIT=SPLIT,
         PRECISION=_precision(q),
         STAGES=launch.backward_stages,
         num_warps=launch.backward_warps,

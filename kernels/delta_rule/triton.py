@@ -46,6 +46,26 @@ def product_with_solve(a, w, PRECISION: tl.constexpr):
 
 
 @triton.jit
+def float_left_product(a, b, SPLIT: tl.constexpr, PRECISION: tl.constexpr):
+    """float32 `a` times `b`; for bfloat16 `b` the left matrix is the sum of two bfloat16 ones."""
+    high = a.to(b.dtype)
+    result = product(high, b, PRECISION)
+    if SPLIT and b.dtype == tl.bfloat16:
+        result += product((a - high.to(tl.float32)).to(b.dtype), b, PRECISION)
+    return result
+
+
+@triton.jit
+def float_right_product(a, b, SPLIT: tl.constexpr, PRECISION: tl.constexpr):
+    """`a` times float32 `b`, likewise."""
+    high = b.to(a.dtype)
+    result = product(a, high, PRECISION)
+    if SPLIT and a.dtype == tl.bfloat16:
+        result += product(a, (b - high.to(tl.float32)).to(a.dtype), PRECISION)
+    return result
+
+
+@triton.jit
 def invert_unit_lower(a, PRECISION: tl.constexpr):
     """(I + a)^-1 of a strictly lower 16 x 16 `a` by doubling diagonal blocks; only true inverses are multiplied."""
     i = tl.arange(0, 16)[:, None]
@@ -170,6 +190,7 @@ def forward_kernel(
     HAS_DECAY: tl.constexpr,
     HAS_INITIAL: tl.constexpr,
     SAVE: tl.constexpr,
+    SPLIT: tl.constexpr,
     PRECISION: tl.constexpr,
     STAGES: tl.constexpr,
 ):
@@ -225,7 +246,6 @@ def forward_kernel(
         q_c = tl.load(q + first_q + (query[:, None] * (H * K) + kk[None, :]), live_q[:, None] & (kk < K)[None, :], 0.0)
         causal = token[:, None] <= cq[None, :]
         p = product(k_c, tl.trans(q_c), PRECISION) * causal_decay(g_q[None, :], g[:, None], causal, HAS_DECAY)
-        p = p.to(dtype)
 
         operand = state.to(dtype)
         if SAVE:
@@ -241,22 +261,21 @@ def forward_kernel(
         x = tl.trans(v_c).to(tl.float32) - x
         w_c = tl.load(w + (head * chunks + c) * (R * R) + ((r + zero)[:, None] * R + r[None, :]))
         update = product_with_solve(x.to(dtype), tl.trans(w_c), PRECISION)
-        update_operand = update.to(dtype)
         if SAVE:
             at_u = u + first_v + (row[None, :] * (H * V) + vv[:, None])
-            tl.store(at_u, update_operand, live[None, :] & (vv < V)[:, None])
+            tl.store(at_u, update.to(dtype), live[None, :] & (vv < V)[:, None])
 
         o = product(operand, tl.trans(q_c), PRECISION)
         if HAS_DECAY:
             o *= tl.exp2(g_q)[None, :]
-        o += product(update_operand, p, PRECISION)
+        o += product(update, p, PRECISION)
         at_o = output + first_o + (query[None, :] * (H * V) + vv[:, None])
         tl.store(at_o, o.to(dtype), live_q[None, :] & (vv < V)[:, None])
 
         if HAS_DECAY:
             state *= tl.exp2(g_end)
-            update_operand = (update * tl.exp2(g_end - g)[None, :]).to(dtype)
-        state += product(update_operand, k_c, PRECISION)
+            update *= tl.exp2(g_end - g)[None, :]
+        state += float_left_product(update, k_c, SPLIT, PRECISION)
     at = final_state + head * (K * V) + (kk[None, :] * V + vv[:, None])
     tl.store(at, state, square)
 
@@ -291,6 +310,7 @@ def backward_kernel(
     HAS_INITIAL: tl.constexpr,
     HAS_GRAD_FINAL: tl.constexpr,
     SMALLEST: tl.constexpr,
+    SPLIT: tl.constexpr,
     PRECISION: tl.constexpr,
     STAGES: tl.constexpr,
 ):
@@ -344,19 +364,19 @@ def backward_kernel(
         k_c = tl.load(k + first_k + (row[:, None] * (H * K) + kk[None, :]), rows_k, 0.0)
         q_c = tl.load(q + first_q + (query[:, None] * (H * K) + kk[None, :]), queries_k, 0.0)
         p = product(q_c, tl.trans(k_c), PRECISION)
-        p = (p * causal_decay(g_q[:, None], g[None, :], cq[:, None] >= token[None, :], HAS_DECAY)).to(dtype)
+        p *= causal_decay(g_q[:, None], g[None, :], cq[:, None] >= token[None, :], HAS_DECAY)
 
         at_o = grad_output + first_o + (query[:, None] * (H * V) + vv[None, :])
         do = tl.load(at_o, live_q[:, None] & (vv < V)[None, :], 0.0)
         u_c = tl.load(u + first_v + (row[:, None] * (H * V) + vv[None, :]), rows_v, 0.0)
         f = product(u_c, tl.trans(do), PRECISION)
-        f = (f * causal_decay(g_q[None, :], g[:, None], token[:, None] <= cq[None, :], HAS_DECAY)).to(dtype)
+        f *= causal_decay(g_q[None, :], g[:, None], token[:, None] <= cq[None, :], HAS_DECAY)
 
         ds_operand = ds.to(dtype)
         du = product(ds_operand, tl.trans(k_c), PRECISION)
         if HAS_DECAY:
             du *= tl.exp2(g_end - g)[None, :]
-        du += product(tl.trans(do), p, PRECISION)
+        du += float_right_product(tl.trans(do), p, SPLIT, PRECISION)
         w_c = tl.load(w + (head * chunks + c) * (R * R) + ((r + zero)[:, None] * R + r[None, :]))
         y = product_with_solve(du.to(dtype), w_c, PRECISION)
         y_operand = y.to(dtype)
@@ -368,7 +388,7 @@ def backward_kernel(
         b_c = safe_beta(tl.load(beta + at_b, live, 0.0).to(tl.float32), SMALLEST)
         db = tl.sum(tl.where(r[:, None] == r[None, :], uy, 0.0), 0) / (b_c * b_c)
         tl.store(grad_beta + at_b, db.to(grad_beta.dtype.element_ty), live)
-        m = (-uy * causal_decay(g[None, :], g[:, None], r[None, :] > r[:, None], HAS_DECAY)).to(dtype)
+        m = -uy * causal_decay(g[None, :], g[:, None], r[None, :] > r[:, None], HAS_DECAY)
 
         at_s = states + (head * chunks + c) * (V * K) + ((vv + zero)[:, None] * K + kk[None, :])
         if HAS_INITIAL:
@@ -378,7 +398,7 @@ def backward_kernel(
         dq = product(tl.trans(s_c), tl.trans(do), PRECISION)
         if HAS_DECAY:
             dq *= tl.exp2(g_q)[None, :]
-        dq += product(tl.trans(k_c), f, PRECISION)
+        dq += float_right_product(tl.trans(k_c), f, SPLIT, PRECISION)
         at_q = grad_q + first_q + (query[None, :] * (H * K) + kk[:, None])
         tl.store(at_q, dq.to(dtype), live_q[None, :] & (kk < K)[:, None])
 
@@ -386,15 +406,14 @@ def backward_kernel(
         if HAS_DECAY:
             dk *= tl.exp2(g_end - g)[:, None]
             at_end = tl.sum(dk * k_c) + tl.exp2(g_end) * tl.sum(ds * s_c)
-        dk += product(m, k_c, PRECISION)
-        dk += product(f, q_c, PRECISION)
+        dk += float_left_product(m, k_c, SPLIT, PRECISION)
+        dk += float_left_product(f, q_c, SPLIT, PRECISION)
 
+        y = -y
         if HAS_DECAY:
-            y_operand = (y * -tl.exp2(g)[None, :]).to(dtype)
-        else:
-            y_operand = (-y).to(dtype)
-        growing = product(tl.trans(s_c), y_operand, PRECISION)
-        growing += product(tl.trans(k_c), m, PRECISION)
+            y *= tl.exp2(g)[None, :]
+        growing = product(tl.trans(s_c), y.to(dtype), PRECISION)
+        growing += float_right_product(tl.trans(k_c), m, SPLIT, PRECISION)
         if HAS_DECAY:
             dg_q = dq * tl.trans(q_c)
             dg = growing * tl.trans(k_c)
@@ -414,6 +433,6 @@ def backward_kernel(
             do_t = (do_t.to(tl.float32) * tl.exp2(g_q)[None, :]).to(dtype)
             ds *= tl.exp2(g_end)
         ds += product(do_t, q_c, PRECISION)
-        ds += product(y_operand, k_c, PRECISION)
+        ds += float_left_product(y, k_c, SPLIT, PRECISION)
     if HAS_INITIAL:
         tl.store(grad_initial + head * (K * V) + (kk[None, :] * V + vv[:, None]), ds, square)
