@@ -67,22 +67,29 @@ class _Cell(Function):
         z, o = torch.tanh(z), torch.sigmoid(o)
         ratio = c[1:] / n[1:]
         # Each gate's gradient is dc times one factor plus dn (for the output gate dh) times another.
-        by_c = torch.stack([z * enter, c[:-1] * keep * torch.sigmoid(-f), enter * (1 - z * z)], dim=-2)
-        by_n = torch.stack([enter, n[:-1] * keep * torch.sigmoid(-f)], dim=-2)
+        slope = torch.sigmoid(-f)
+        by_c = torch.stack([z * enter, c[:-1] * keep * slope, enter * (1 - z * z)], dim=-2)
+        by_n = torch.stack([enter, n[:-1] * keep * slope], dim=-2)
         by_h = ratio * o * (1 - o)
+        # h is blind to a shift of m against log c and log n. What the last state adds to that shift's gradient
+        # passes back unchanged for as long as m follows the forget gate, and ends in the input gate that set it.
+        dc, dn, dm, dh = d_last
+        follows = (logsigmoid(f) + m[:-1] >= i).to(i.dtype)
+        last = dm - c[-1] * dc - n[-1] * dn
+        shift = torch.cat([last * follows.flip(0).cumprod(0).flip(0), last.unsqueeze(0)])
+        by_m = torch.stack([shift[1:] - shift[:-1], shift[:-1] * slope], dim=-2)
         to_c = o / n[1:]
         to_n = -to_c * ratio
         d_gates = torch.empty_like(gates)
-        dc, dn, _, dh = d_last
         for t in range(gates.shape[0] - 1, -1, -1):
             dh = dh + d_outputs[t]
             dc = torch.addcmul(dc, dh, to_c[t])
             dn = torch.addcmul(dn, dh, to_n[t])
             out = d_gates[t].unflatten(-1, (4, -1))
             torch.mul(by_c[t], dc.unsqueeze(-2), out=out[..., :3, :])
-            out[..., :2, :].addcmul_(by_n[t], dn.unsqueeze(-2))
+            out[..., :2, :].addcmul_(by_n[t], dn.unsqueeze(-2)).add_(by_m[t])
             torch.mul(by_h[t], dh, out=out[..., 3, :])
             dh = d_gates[t] @ r.mT
             dc, dn = dc * keep[t], dn * keep[t]
         d_r = torch.einsum("thbk,thbg->hkg", h[:-1], d_gates)
-        return d_gates, d_r, torch.stack([dc, dn, torch.zeros_like(dc), dh])
+        return d_gates, d_r, torch.stack([dc, dn, shift[0] + c[0] * dc + n[0] * dn, dh])

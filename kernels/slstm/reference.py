@@ -23,12 +23,11 @@ def reference(
         m = torch.full_like(c, -torch.inf)
     else:
         c, n, m, h = initial_state.to(dtype).unbind(1)
-    m = m.detach()
     outputs = []
     for t in range(cell_input.shape[1]):
         i, f, z, o = (x[:, t] + torch.einsum("hij,bhj->bhi", r[g], h) for g, x in enumerate(gates))
         log_forget = logsigmoid(f)
-        previous, m = m, torch.maximum(log_forget + m, i).detach()
+        previous, m = m, torch.maximum(log_forget + m, i)
         enter, keep = torch.exp(i - m), torch.exp(log_forget + previous - m)
         c = keep * c + enter * torch.tanh(z)
         n = keep * n + enter
