@@ -44,7 +44,7 @@ def linear_attention(
     """
     _check(query, key, value, log_decay, input_gate, initial_state, normalize)
     if query.is_cuda and query.dtype != torch.float64:
-        from tsseq.kernels.linear_attention.triton import fused
+        from tsseq.kernels.linear_attention.custom_op import fused
 
         return fused(query, key, value, log_decay, input_gate, initial_state, normalize=normalize, scale=scale)
     return chunked(query, key, value, log_decay, input_gate, initial_state, normalize=normalize, scale=scale)

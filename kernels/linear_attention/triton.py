@@ -1,4 +1,4 @@
-"""Linear attention with a decay per head on a GPU: one kernel forward, one backward.
+"""Linear attention with a decay per head on a GPU: one kernel forward, one backward, and one each for the gates.
 
 A program owns one head of one sequence (and a slice of its values) and walks along time in chunks with the memory
 in registers. The forward pass leaves the memory before every chunk for the backward pass, which walks back with the
@@ -9,12 +9,8 @@ Exponents are to base two. Cumulative decays are held as a coarse part, whose su
 differences keep their precision however strong the decay.
 """
 
-import torch
 import triton
 import triton.language as tl
-
-from tsseq.array_typing import State, Tensor
-from tsseq.kernels.layout import token_rows
 
 LOG2E = tl.constexpr(1.4426950408889634)
 FLOOR = tl.constexpr(-1e30)  # stands for minus infinity where one would be subtracted from another
@@ -22,61 +18,122 @@ RESET = tl.constexpr(-300.0)  # 2 ** RESET is zero beside anything
 
 
 @triton.jit
-def _tile(x, row, valid, STRIDE: tl.constexpr, start, WIDTH: tl.constexpr, BLOCK: tl.constexpr, first):
-    """Rows of one head, columns [first, first + BLOCK) of its WIDTH."""
-    column = first + tl.arange(0, BLOCK)
-    mask = valid[:, None] & (column < WIDTH)[None, :]
-    return tl.load(x + row[:, None] * STRIDE + (start + column)[None, :], mask, 0.0)
-
-
-@triton.jit
-def _put(x, row, valid, start, value, STRIDE: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, first):
-    column = first + tl.arange(0, BLOCK)
-    mask = valid[:, None] & (column < WIDTH)[None, :]
-    tl.store(x + row[:, None] * STRIDE + (start + column)[None, :], value.to(x.dtype.element_ty), mask)
-
-
-@triton.jit
-def _matrix(bh, first, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr):
-    """Offsets and mask of columns [first, first + BV) of memory number `bh`."""
-    k = tl.arange(0, BK)[:, None]
-    v = first + tl.arange(0, BV)[None, :]
-    return (bh * K + k) * V + v, (k < K) & (v < V)
-
-
-@triton.jit
-def _gates(decay, gate, row, valid, HAS_DECAY: tl.constexpr, HAS_GATE: tl.constexpr, CHUNK: tl.constexpr):
-    """Cumulative decay of a chunk, coarse and fine, both totals, and the input gate; to base two."""
-    i = tl.where(valid, 0.0, float("-inf"))
-    if HAS_GATE:
-        i = tl.load(gate + row, valid, float("-inf")) * LOG2E
-    f = tl.zeros((CHUNK,), tl.float32)
-    if HAS_DECAY:
-        f = tl.maximum(tl.load(decay + row, valid, 0.0) * LOG2E, RESET)
-    coarse = tl.floor(f * 16.0 + 0.5) * 0.0625
-    fine = f - coarse
-    return tl.cumsum(coarse), tl.cumsum(fine), tl.sum(coarse), tl.sum(fine), i
-
-
-@triton.jit
-def _stabilizer(spans, reach, NORMALIZE: tl.constexpr, CHUNK: tl.constexpr):
-    """What each row's weights are divided by."""
-    m = tl.zeros((CHUNK,), tl.float32)
-    if NORMALIZE:
-        m = tl.maximum(tl.maximum(reach, tl.max(spans, axis=1)), FLOOR)
-    return m
+def _maximum(a, b):
+    return tl.maximum(a, b)
 
 
 @triton.jit(do_not_specialize=["T"])
-def _forward(
-    q, k, v, decay, gate, memory0, normalizer0, maximum0, o, memory, normalizer, maximum, memories, normalizers,
-    maxima, T,
+def prepare_kernel(
+    decay, gate, high, low, source, top, T,
+    HEADS: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr, HAS_DECAY: tl.constexpr, HAS_GATE: tl.constexpr,
+):  # fmt: skip
+    """Per chunk of one sequence and all heads, to base two, head-major and padded to whole chunks:
+
+    cumulative decays as `high + low`; `source`, which completes them to the exponent of a key's weight; and `top`,
+    the largest exponent among the keys a query sees.
+    """
+    chunks = tl.cdiv(T, CHUNK)
+    batch = (tl.program_id(0) // chunks).to(tl.int64)
+    t = tl.program_id(0) % chunks * CHUNK + tl.arange(0, CHUNK)[:, None]
+    head = tl.arange(0, BLOCK)[None, :]
+    valid = (t < T) & (head < HEADS)
+    place = (batch * T + t) * HEADS + head
+    i = tl.where(valid, 0.0, float("-inf"))
+    if HAS_GATE:
+        i = tl.load(gate + place, valid, float("-inf")).to(tl.float32) * LOG2E
+    f = tl.zeros((CHUNK, BLOCK), tl.float32)
+    if HAS_DECAY:
+        f = tl.maximum(tl.load(decay + place, valid, 0.0).to(tl.float32) * LOG2E, RESET)
+    coarse = tl.floor(f * 16.0 + 0.5) * 0.0625
+    coarse_sum = tl.cumsum(coarse, axis=0)
+    fine_sum = tl.cumsum(f - coarse, axis=0)
+    largest = tl.associative_scan(i - fine_sum - coarse_sum, 0, _maximum)
+    out = (batch * HEADS + head) * (chunks * CHUNK) + t
+    tl.store(high + out, coarse_sum, head < HEADS)
+    tl.store(low + out, fine_sum, head < HEADS)
+    tl.store(source + out, i - fine_sum, head < HEADS)
+    tl.store(top + out, tl.maximum(largest + fine_sum + coarse_sum, FLOOR), head < HEADS)
+
+
+@triton.jit(do_not_specialize=["T", "partial"])
+def finish_kernel(
+    rows, columns, carries, totals, dgate_columns, ddecay, dgate, T, partial,
+    HEADS: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr, SLICES: tl.constexpr, HAS_DECAY: tl.constexpr,
+    HAS_GATE: tl.constexpr,
+):  # fmt: skip
+    """Gradients of the gates from what queries, keys and states said about the cumulative decays of a chunk."""
+    chunks = tl.cdiv(T, CHUNK)
+    batch = (tl.program_id(0) // chunks).to(tl.int64)
+    c = tl.program_id(0) % chunks
+    t = c * CHUNK + tl.arange(0, CHUNK)[:, None]
+    head = tl.arange(0, BLOCK)[None, :]
+    valid = (t < T) & (head < HEADS)
+    place = (batch * T + t) * HEADS + head
+    pair = batch * HEADS + head
+    differences = tl.zeros((CHUNK, BLOCK), tl.float32)
+    carry = tl.zeros((CHUNK, BLOCK), tl.float32)
+    total = tl.zeros((1, BLOCK), tl.float32)
+    di = tl.zeros((CHUNK, BLOCK), tl.float32)
+    for part in tl.static_range(SLICES):
+        of = pair * (chunks * CHUNK) + t + part * tl.cast(partial, tl.int64) * CHUNK
+        carry += tl.load(carries + of, valid, 0.0)
+        if HAS_GATE:
+            di += tl.load(dgate_columns + of, valid, 0.0)
+        if HAS_DECAY:
+            differences += tl.load(rows + of, valid, 0.0) - tl.load(columns + of, valid, 0.0)
+            total += tl.load(totals + pair * chunks + c + part * tl.cast(partial, tl.int64), head < HEADS, 0.0)
+    if HAS_GATE:
+        tl.store(dgate + place, di + carry, valid)
+    if HAS_DECAY:
+        df = tl.cumsum(differences, axis=0, reverse=True) + tl.cumsum(carry, axis=0) - carry + total
+        tl.store(ddecay + place, df, valid)
+
+
+@triton.jit
+def _tile(x, left, STRIDE: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """A tile whose rows are STRIDE apart, of which `left` exist, and WIDTH columns."""
+    row = tl.arange(0, ROWS)[:, None]
+    column = tl.arange(0, COLUMNS)[None, :]
+    return tl.load(x + row * STRIDE + column, (row < left) & (column < WIDTH), 0.0)
+
+
+@triton.jit
+def _put(x, value, left, STRIDE: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    row = tl.arange(0, ROWS)[:, None]
+    column = tl.arange(0, COLUMNS)[None, :]
+    tl.store(x + row * STRIDE + column, value.to(x.dtype.element_ty), (row < left) & (column < WIDTH))
+
+
+@triton.jit
+def _weights(
+    query_high, query_rest, key_high, key_rest, PRECISE: tl.constexpr, KEYS_FIRST: tl.constexpr, CHUNK: tl.constexpr
+):
+    """Weight of every key for every later query, queries x keys or the other way round."""
+    step = tl.arange(0, CHUNK)
+    if KEYS_FIRST:
+        if PRECISE:
+            spans = (query_high[None, :] - key_high[:, None]) + (query_rest[None, :] + key_rest[:, None])
+        else:
+            spans = (query_high + query_rest)[None, :] + (key_rest - key_high)[:, None]
+        return tl.exp2(tl.where(step[:, None] <= step[None, :], spans, float("-inf")))
+    if PRECISE:
+        spans = (query_high[:, None] - key_high[None, :]) + (query_rest[:, None] + key_rest[None, :])
+    else:
+        spans = (query_high + query_rest)[:, None] + (key_rest - key_high)[None, :]
+    return tl.exp2(tl.where(step[:, None] >= step[None, :], spans, float("-inf")))
+
+
+@triton.jit(do_not_specialize=["T"])
+def forward_kernel(
+    q, k, v, high, low, source, top, memory0, normalizer0, maximum0, o, memory, normalizer, maximum, memories,
+    normalizers, maxima, T,
     SCALE: tl.constexpr, HEADS: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr,
     BV: tl.constexpr, CHUNK: tl.constexpr, Q_STRIDE: tl.constexpr, K_STRIDE: tl.constexpr, V_STRIDE: tl.constexpr,
-    HAS_DECAY: tl.constexpr, HAS_GATE: tl.constexpr, HAS_STATE: tl.constexpr, NORMALIZE: tl.constexpr,
-    SAVE: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
+    HAS_STATE: tl.constexpr, NORMALIZE: tl.constexpr, SAVE: tl.constexpr, PRECISION: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
     SLICES: tl.constexpr = (V + BV - 1) // BV
+    PRECISE: tl.constexpr = PRECISION != "tf32"
     first = tl.program_id(0) % SLICES * BV
     bh = (tl.program_id(0) // SLICES).to(tl.int64)
     batch = bh // HEADS
@@ -85,38 +142,42 @@ def _forward(
     kk = tl.arange(0, BK)
     step = tl.arange(0, CHUNK)
     chunks = tl.cdiv(T, CHUNK)
+    width = V - first
 
-    place, present = _matrix(bh, first, K, V, BK, BV)
     S = tl.zeros((BK, BV), tl.float32)
     n = tl.zeros((BK,), tl.float32)
     m = tl.full((), float("-inf"), tl.float32) if NORMALIZE else tl.full((), 0.0, tl.float32)
     if HAS_STATE:
-        S = tl.load(memory0 + place, present, 0.0)
+        S = _tile(memory0 + bh * K * V + first, K, V, width, BK, BV)
         if NORMALIZE:
             n = tl.load(normalizer0 + bh * K + kk, kk < K, 0.0)
             m = tl.load(maximum0 + bh) * LOG2E
 
     for c in tl.range(0, chunks, num_stages=STAGES):
-        t = c * CHUNK + step
-        valid = t < T
-        row = batch * T + t
-        qc = _tile(q, row, valid, Q_STRIDE, head * K, K, BK, 0)
-        kc = _tile(k, row, valid, K_STRIDE, head * K, K, BK, 0)
-        vc = _tile(v, row, valid, V_STRIDE, head * V, V, BV, first)
-        high, low, high_all, low_all, i = _gates(decay, gate, row * HEADS + head, valid, HAS_DECAY, HAS_GATE, CHUNK)
+        token = batch * T + c * CHUNK
+        left = T - c * CHUNK
+        entry = bh * chunks + c
+        g = entry * CHUNK + step
+        last = entry * CHUNK + CHUNK - 1
+        qc = _tile(q + token * Q_STRIDE + head * K, left, Q_STRIDE, K, CHUNK, BK)
+        kc = _tile(k + token * K_STRIDE + head * K, left, K_STRIDE, K, CHUNK, BK)
+        vc = _tile(v + token * V_STRIDE + head * V + first, left, V_STRIDE, width, CHUNK, BV)
+        h_row = tl.load(high + g)
+        l_row = tl.load(low + g)
+        s_row = tl.load(source + g)
+        total = tl.load(high + last) + tl.load(low + last)
         if SAVE:
-            entry = bh * chunks + c
-            chunk_place, _ = _matrix(entry, first, K, V, BK, BV)
-            tl.store(memories + chunk_place, S.to(dtype), present)
+            _put(memories + entry * K * V + first, S, K, V, width, BK, BV)
             if NORMALIZE:
                 tl.store(normalizers + entry * K + kk, n, kk < K)
                 tl.store(maxima + entry, m)
 
-        spans = (high[:, None] - high[None, :]) + (low[:, None] + (i - low)[None, :])
-        spans = tl.where(step[:, None] >= step[None, :], spans, float("-inf"))
-        reach = high + low + m
-        stabilizer = _stabilizer(spans, reach, NORMALIZE, CHUNK)
-        P = tl.dot(qc, tl.trans(kc), input_precision=PRECISION) * tl.exp2(spans - stabilizer[:, None])
+        reach = h_row + l_row + m
+        stabilizer = tl.zeros((CHUNK,), tl.float32)
+        if NORMALIZE:
+            stabilizer = tl.maximum(reach, tl.load(top + g))
+        W = _weights(h_row, l_row - stabilizer, h_row, s_row, PRECISE, False, CHUNK)
+        P = tl.dot(qc, tl.trans(kc), input_precision=PRECISION) * W
         e = tl.exp2(reach - stabilizer)
         h = tl.dot(qc, S.to(dtype), input_precision=PRECISION) * e[:, None]
         h = tl.dot(P.to(dtype), vc, h, input_precision=PRECISION)
@@ -126,12 +187,12 @@ def _forward(
             h *= (SCALE / weight)[:, None]
         else:
             h *= SCALE
-        _put(o, row, valid, head * V, h, HEADS * V, V, BV, first)
+        _put(o + token * (HEADS * V) + head * V + first, h, left, HEADS * V, width, CHUNK, BV)
 
-        leave = (high_all - high) + (low_all - low) + i
-        keep = high_all + low_all + m
+        leave = (tl.load(high + last) - h_row) + (tl.load(low + last) + s_row)
+        keep = total + m
         if NORMALIZE:
-            m = tl.maximum(tl.maximum(keep, tl.max(leave, axis=0)), FLOOR)
+            m = tl.maximum(keep, tl.load(top + last))
             keep -= m
             leave -= m
         weighted = kc.to(tl.float32) * tl.exp2(leave)[:, None]
@@ -140,22 +201,28 @@ def _forward(
         if NORMALIZE:
             n = n * tl.exp2(keep) + tl.sum(weighted, axis=0)
 
-    tl.store(memory + place, S, present)
+    _put(memory + bh * K * V + first, S, K, V, width, BK, BV)
     if NORMALIZE:
         tl.store(normalizer + bh * K + kk, n, kk < K)
         tl.store(maximum + bh, m / LOG2E)
 
 
-@triton.jit(do_not_specialize=["T", "partial"])
-def _backward(
-    q, k, v, decay, gate, memories, normalizers, maxima, do, delta, dmemory, dnormalizer, dq, dk, dv, ddecay, dgate,
-    dmemory0, dnormalizer0, T, partial,
+@triton.jit(do_not_specialize=["T", "tokens"])
+def backward_kernel(
+    q, k, v, high, low, source, top, memories, normalizers, maxima, do, delta, dmemory, dnormalizer, dq, dk, dv,
+    rows, columns, carries, totals, dgate_columns, dmemory0, dnormalizer0, T, tokens,
     SCALE: tl.constexpr, HEADS: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr,
     BV: tl.constexpr, CHUNK: tl.constexpr, Q_STRIDE: tl.constexpr, K_STRIDE: tl.constexpr, V_STRIDE: tl.constexpr,
     DO_STRIDE: tl.constexpr, HAS_DECAY: tl.constexpr, HAS_GATE: tl.constexpr, HAS_DSTATE: tl.constexpr,
     NORMALIZE: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
+    """Gradients from the last chunk to the first.
+
+    A query's read-out is num * u with u = scale / max(|weight|, floor); `z` is what the gradient of the weight adds
+    to every score before it is multiplied by u.
+    """
     SLICES: tl.constexpr = (V + BV - 1) // BV
+    PRECISE: tl.constexpr = PRECISION != "tf32"
     part = tl.program_id(0) % SLICES
     first = part * BV
     bh = (tl.program_id(0) // SLICES).to(tl.int64)
@@ -165,296 +232,115 @@ def _backward(
     kk = tl.arange(0, BK)
     step = tl.arange(0, CHUNK)
     chunks = tl.cdiv(T, CHUNK)
-    tokens = part.to(tl.int64) * partial  # where this slice's share of the sums over values starts
-    leading = tl.where(part == 0, 1.0, 0.0)  # the normaliser's gradient belongs to one slice
+    width = V - first
+    # Where this slice's share of the sums over values starts, and whether the normaliser's gradient is its own.
+    shift = part.to(tl.int64) * tokens
+    share = part.to(tl.int64) * (tl.num_programs(0) // SLICES) * chunks
+    leading = tl.where(part == 0, 1.0, 0.0)
 
-    place, present = _matrix(bh, first, K, V, BK, BV)
     dS = tl.zeros((BK, BV), tl.float32)
     dn = tl.zeros((BK,), tl.float32)
     if HAS_DSTATE:
-        dS = tl.load(dmemory + place, present, 0.0)
+        dS = _tile(dmemory + bh * K * V + first, K, V, width, BK, BV)
         if NORMALIZE:
             dn = tl.load(dnormalizer + bh * K + kk, kk < K, 0.0) * leading
 
     for back in tl.range(0, chunks, num_stages=STAGES):
         c = chunks - 1 - back
-        t = c * CHUNK + step
-        valid = t < T
-        row = batch * T + t
-        qc = _tile(q, row, valid, Q_STRIDE, head * K, K, BK, 0)
-        kc = _tile(k, row, valid, K_STRIDE, head * K, K, BK, 0)
-        vc = _tile(v, row, valid, V_STRIDE, head * V, V, BV, first)
-        dc = _tile(do, row, valid, DO_STRIDE, head * V, V, BV, first)
-        high, low, high_all, low_all, i = _gates(decay, gate, row * HEADS + head, valid, HAS_DECAY, HAS_GATE, CHUNK)
+        token = batch * T + c * CHUNK
+        left = T - c * CHUNK
         entry = bh * chunks + c
-        chunk_place, _ = _matrix(entry, first, K, V, BK, BV)
-        S = tl.load(memories + chunk_place, present, 0.0)
-        n = tl.zeros((BK,), tl.float32)
+        g = entry * CHUNK + step
+        last = entry * CHUNK + CHUNK - 1
+        qc = _tile(q + token * Q_STRIDE + head * K, left, Q_STRIDE, K, CHUNK, BK)
+        kc = _tile(k + token * K_STRIDE + head * K, left, K_STRIDE, K, CHUNK, BK)
+        vc = _tile(v + token * V_STRIDE + head * V + first, left, V_STRIDE, width, CHUNK, BV)
+        dc = _tile(do + token * DO_STRIDE + head * V + first, left, DO_STRIDE, width, CHUNK, BV)
+        S = _tile(memories + entry * K * V + first, K, V, width, BK, BV)
+        h_row = tl.load(high + g)
+        l_row = tl.load(low + g)
+        s_row = tl.load(source + g)
         m = tl.full((), 0.0, tl.float32)
+        stabilizer = tl.zeros((CHUNK,), tl.float32)
         if NORMALIZE:
             n = tl.load(normalizers + entry * K + kk, kk < K, 0.0)
             m = tl.load(maxima + entry)
-        reach = high + low + m
-        leave = (high_all - high) + (low_all - low) + i
-        keep = high_all + low_all + m
-        if NORMALIZE:
-            after = tl.maximum(tl.maximum(keep, tl.max(leave, axis=0)), FLOOR)
-            keep -= after
-            leave -= after
-        a = tl.exp2(leave)
-        kept = tl.exp2(keep)
+            stabilizer = tl.maximum(h_row + l_row + m, tl.load(top + g))
 
         # Rows are queries: weights, normaliser, the gradient of the queries.
-        spans = (high[:, None] - high[None, :]) + (low[:, None] + (i - low)[None, :])
-        spans = tl.where(step[:, None] >= step[None, :], spans, float("-inf"))
-        stabilizer = _stabilizer(spans, reach, NORMALIZE, CHUNK)
-        W = tl.exp2(spans - stabilizer[:, None])
-        e = tl.exp2(reach - stabilizer)
+        W = _weights(h_row, l_row - stabilizer, h_row, s_row, PRECISE, False, CHUNK)
         P = tl.dot(qc, tl.trans(kc), input_precision=PRECISION) * W
         dP = tl.dot(dc, tl.trans(vc), input_precision=PRECISION)
-        dq_state = tl.dot(dc, tl.trans(S), input_precision=PRECISION)
+        dq_tile = tl.dot(dc, tl.trans(S), input_precision=PRECISION)
         qf = qc.to(tl.float32)
-        through = tl.sum(qf * dq_state, axis=1)
+        e = tl.exp2(h_row + l_row + m - stabilizer)
+        through = tl.sum(qf * dq_tile, axis=1)
         u = tl.full((CHUNK,), SCALE, tl.float32)
-        w = tl.zeros((CHUNK,), tl.float32)
+        z = tl.zeros((CHUNK,), tl.float32)
+        dq_tile *= e[:, None]
         if NORMALIZE:
             qn = tl.sum(qf * n[None, :], axis=1)
             weight = SCALE * (tl.sum(P, axis=1) + e * qn)
             floor = tl.exp2(-tl.minimum(stabilizer, 86.0))
-            inverse = 1.0 / tl.maximum(tl.abs(weight), floor)
+            u = SCALE / tl.maximum(tl.abs(weight), floor)
             if SLICES == 1:
-                along = SCALE * (tl.sum(P * dP, axis=1) + e * through) * inverse
+                along = u * (tl.sum(P * dP, axis=1) + e * through)
             else:
-                along = tl.load(delta + row * HEADS + head, valid, 0.0)
-            side = tl.where(weight > 0, -1.0, 1.0)
-            w = tl.where(tl.abs(weight) >= floor, side * along * inverse, 0.0) * SCALE * leading
-            u = inverse * SCALE
-        dP = dP * u[:, None] + w[:, None]
-        dq_tile = dq_state * (e * u)[:, None]
-        dreach = e * u * through
-        if NORMALIZE:
-            dq_tile += (e * w)[:, None] * n[None, :]
-            dreach += e * w * qn
-        dq_tile = tl.dot((dP * W).to(dtype), kc, dq_tile, input_precision=PRECISION)
-        _put(dq + tokens * K, row, valid, head * K, dq_tile, HEADS * K, K, BK, 0)
-        later = step[:, None] > step[None, :]
-        dhigh = dreach + tl.sum(tl.where(later, P * dP, 0.0), axis=1)
-
-        # Rows are keys: the gradients of keys, values and gates.
-        spans = (high[None, :] - high[:, None]) + (low[None, :] + (i - low)[:, None])
-        spans = tl.where(step[:, None] <= step[None, :], spans, float("-inf"))
-        W = tl.exp2(spans - stabilizer[None, :])
-        P = tl.dot(kc, tl.trans(qc), input_precision=PRECISION) * W
-        dP = tl.dot(vc, tl.trans(dc), input_precision=PRECISION) * u[None, :] + w[None, :]
-        dS_operand = dS.to(dtype)
-        dv_tile = tl.dot(kc, dS_operand, input_precision=PRECISION) * a[:, None]
-        carry = tl.sum(vc.to(tl.float32) * dv_tile, axis=1)
-        dv_tile = tl.dot((P * u[None, :]).to(dtype), dc, dv_tile, input_precision=PRECISION)
-        _put(dv, row, valid, head * V, dv_tile, HEADS * V, V, BV, first)
-        dk_tile = tl.trans(tl.dot(dS_operand, tl.trans(vc), input_precision=PRECISION)) * a[:, None]
-        if NORMALIZE:
-            dk_tile += a[:, None] * dn[None, :]
-            carry += a * tl.sum(kc.to(tl.float32) * dn[None, :], axis=1)
-        dk_tile = tl.dot((dP * W).to(dtype), qc, dk_tile, input_precision=PRECISION)
-        _put(dk + tokens * K, row, valid, head * K, dk_tile, HEADS * K, K, BK, 0)
-        if HAS_GATE:
-            di = carry + tl.sum(P * dP, axis=1)
-            tl.store(dgate + tokens + row * HEADS + head, di, valid)
+                along = tl.load(delta + (token + step) * HEADS + head, step < left, 0.0)
+            z = tl.where(tl.abs(weight) >= floor, tl.where(weight > 0, -along, along), 0.0) * leading
+            dP += z[:, None]
+            dq_tile += (e * z)[:, None] * n[None, :]
+            through += z * qn
+        dq_tile = tl.dot((dP * W).to(dtype), kc, dq_tile, input_precision=PRECISION) * u[:, None]
+        _put(dq + (shift + token) * (HEADS * K) + head * K, dq_tile, left, HEADS * K, K, CHUNK, BK)
         if HAS_DECAY:
-            dhigh -= tl.sum(tl.where(step[:, None] < step[None, :], P * dP, 0.0), axis=1)
+            dreach = tl.sum(tl.where(step[:, None] > step[None, :], P * dP, 0.0), axis=1) + e * through
+            tl.store(rows + share * CHUNK + g, dreach * u)
+
+        # Rows are keys: the gradients of keys, values and gates. u enters through the exponents.
+        leave = (tl.load(high + last) - h_row) + (tl.load(low + last) + s_row)
+        keep = tl.load(high + last) + tl.load(low + last) + m
+        if NORMALIZE:
+            after = tl.maximum(keep, tl.load(top + last))
+            keep -= after
+            leave -= after
+        a = tl.exp2(leave)
+        kept = tl.exp2(keep)
+        W = _weights(h_row, l_row - stabilizer + tl.log2(u), h_row, s_row, PRECISE, True, CHUNK)
+        P = tl.dot(kc, tl.trans(qc), input_precision=PRECISION) * W
+        dP = tl.dot(vc, tl.trans(dc), input_precision=PRECISION)
+        if NORMALIZE:
+            dP += z[None, :]
+        if HAS_GATE:
+            tl.store(dgate_columns + share * CHUNK + g, tl.sum(P * dP, axis=1))
+        if HAS_DECAY:
+            earlier = tl.where(step[:, None] < step[None, :], P * dP, 0.0)
+            tl.store(columns + share * CHUNK + g, tl.sum(earlier, axis=1))
+        weights = P.to(dtype)
+        scores = (dP * W).to(dtype)
+        dv_tile = tl.dot(kc, dS.to(dtype), input_precision=PRECISION) * a[:, None]
+        carry = tl.sum(vc.to(tl.float32) * dv_tile, axis=1)
+        dv_tile = tl.dot(weights, dc, dv_tile, input_precision=PRECISION)
+        _put(dv + token * (HEADS * V) + head * V + first, dv_tile, left, HEADS * V, width, CHUNK, BV)
+        dk_tile = tl.trans(tl.dot(dS.to(dtype), tl.trans(vc), input_precision=PRECISION))
+        if NORMALIZE:
+            dk_tile += dn[None, :]
+            carry += a * tl.sum(kc.to(tl.float32) * dn[None, :], axis=1)
+        dk_tile = tl.dot(scores, qc, dk_tile * a[:, None], input_precision=PRECISION)
+        _put(dk + (shift + token) * (HEADS * K) + head * K, dk_tile, left, HEADS * K, K, CHUNK, BK)
+        tl.store(carries + share * CHUNK + g, carry)
+        if HAS_DECAY:
             dkeep = tl.sum(dS * S.to(tl.float32))
             if NORMALIZE:
                 dkeep += tl.sum(dn * n)
-            df = tl.cumsum(dhigh, reverse=True) + tl.cumsum(carry) - carry + kept * dkeep
-            tl.store(ddecay + tokens + row * HEADS + head, df, valid)
+            tl.store(totals + share + entry, kept * dkeep)
 
         dS *= kept
         dS = tl.dot(tl.trans((qf * (e * u)[:, None]).to(dtype)), dc, dS, input_precision=PRECISION)
         if NORMALIZE:
-            dn = dn * kept + tl.sum(qf * (e * w)[:, None], axis=0)
+            dn = dn * kept + tl.sum(qf * (e * u * z)[:, None], axis=0)
 
-    tl.store(dmemory0 + place, dS, present)
+    _put(dmemory0 + bh * K * V + first, dS, K, V, width, BK, BV)
     if NORMALIZE:
         if part == 0:
             tl.store(dnormalizer0 + bh * K + kk, dn, kk < K)
-
-
-def _tiling(q: Tensor, v: Tensor) -> dict[str, int]:
-    """Chunk length, slice of the values and warps, from what stays in registers without spilling."""
-    bk = max(16, triton.next_power_of_2(q.shape[-1]))
-    bv = max(16, triton.next_power_of_2(v.shape[-1]))
-    chunk = 64 if q.dtype != torch.float32 else 32
-    return {"BK": bk, "BV": min(bv, 64), "CHUNK": chunk, "num_warps": 4}
-
-
-def _options(q: Tensor, k: Tensor, v: Tensor, decay: Tensor | None, gate: Tensor | None) -> dict[str, object]:
-    return {
-        "HEADS": q.shape[2], "K": q.shape[3], "V": v.shape[3], "Q_STRIDE": q.stride(1), "K_STRIDE": k.stride(1),
-        "V_STRIDE": v.stride(1), "HAS_DECAY": decay is not None, "HAS_GATE": gate is not None,
-        "PRECISION": "tf32x3" if q.dtype == torch.float32 else "tf32", **_tiling(q, v),
-    }  # fmt: skip
-
-
-def _outputs(
-    q: Tensor, v: Tensor, normalize: bool, save: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Read-outs, the last state, and the states before every chunk (empty where there are none)."""
-    batch, time, head, width = q.shape
-    chunks = triton.cdiv(time, _tiling(q, v)["CHUNK"]) if save else 0
-    n, entries = int(normalize), chunks * int(normalize)
-
-    def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        return torch.empty(shape, dtype=dtype, device=q.device)
-
-    return (
-        empty(*v.shape, dtype=q.dtype),
-        empty(batch, head, width, v.shape[3]), empty(n * batch, head, width), empty(n * batch, head),
-        empty(batch, head, chunks, width, v.shape[3], dtype=q.dtype), empty(batch, head, entries, width),
-        empty(batch, head, entries),
-    )  # fmt: skip
-
-
-@torch.library.custom_op("tsseq::linear_attention_forward", mutates_args=())
-def _forward_op(
-    q: Tensor, k: Tensor, v: Tensor, decay: Tensor | None, gate: Tensor | None, memory0: Tensor | None,
-    normalizer0: Tensor | None, maximum0: Tensor | None, normalize: bool, scale: float, save: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    q, k, v = token_rows(q), token_rows(k), token_rows(v)
-    outputs = _outputs(q, v, normalize, save)
-    options = _options(q, k, v, decay, gate)
-    batch, time, head, _ = q.shape
-    _forward[(batch * head * triton.cdiv(v.shape[3], options["BV"]),)](
-        q, k, v, decay, gate, memory0, normalizer0, maximum0, *outputs, time, SCALE=scale,
-        HAS_STATE=memory0 is not None, NORMALIZE=normalize, SAVE=save, STAGES=2, **options,
-    )  # fmt: skip
-    return outputs
-
-
-@_forward_op.register_fake
-def _(q, k, v, decay, gate, memory0, normalizer0, maximum0, normalize, scale, save):  # type: ignore[no-untyped-def]
-    return _outputs(q, v, normalize, save)
-
-
-def _gradients(
-    q: Tensor, v: Tensor, normalize: bool, slices: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Room for the gradients of query, key, value, decay, gate and initial state; sums over values in slices."""
-    batch, time, head, width = q.shape
-    partial = q.dtype if slices == 1 else torch.float32
-
-    def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        return torch.empty(shape, dtype=dtype, device=q.device)
-
-    return (
-        empty(slices, *q.shape, dtype=partial), empty(slices, *q.shape, dtype=partial),
-        empty(*v.shape, dtype=q.dtype), empty(slices, batch, time, head), empty(slices, batch, time, head),
-        empty(batch, head, width, v.shape[3]), empty(batch * int(normalize), head, width),
-    )  # fmt: skip
-
-
-@torch.library.custom_op("tsseq::linear_attention_backward", mutates_args=())
-def _backward_op(
-    do: Tensor, o: Tensor, dmemory: Tensor | None, dnormalizer: Tensor | None, q: Tensor, k: Tensor, v: Tensor,
-    decay: Tensor | None, gate: Tensor | None, memories: Tensor, normalizers: Tensor, maxima: Tensor,
-    normalize: bool, scale: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    q, k, v, do = token_rows(q), token_rows(k), token_rows(v), token_rows(do)
-    options = _options(q, k, v, decay, gate)
-    slices = triton.cdiv(v.shape[3], options["BV"])
-    found = _gradients(q, v, normalize, slices)
-    batch, time, head, _ = q.shape
-    delta = (do.float() * o).sum(-1) if normalize and slices > 1 else None
-    if dmemory is not None and normalize and dnormalizer is None:
-        dnormalizer = torch.zeros_like(dmemory[..., 0])
-    _backward[(batch * head * slices,)](
-        q, k, v, decay, gate, memories, normalizers, maxima, do, delta, dmemory, dnormalizer, *found, time,
-        batch * time * head, SCALE=scale, DO_STRIDE=do.stride(1), HAS_DSTATE=dmemory is not None,
-        NORMALIZE=normalize, STAGES=1, **options,
-    )  # fmt: skip
-    dq, dk, dv, ddecay, dgate, dmemory0, dnormalizer0 = found
-    if slices == 1:
-        return dq[0], dk[0], dv, ddecay[0], dgate[0], dmemory0, dnormalizer0
-    return dq.sum(0).to(q.dtype), dk.sum(0).to(q.dtype), dv, ddecay.sum(0), dgate.sum(0), dmemory0, dnormalizer0
-
-
-@_backward_op.register_fake
-def _(do, o, dmemory, dnormalizer, q, k, v, decay, gate, memories, normalizers, maxima, normalize, scale):  # type: ignore[no-untyped-def]
-    dq, dk, dv, ddecay, dgate, dmemory0, dnormalizer0 = _gradients(q, v, normalize, 1)
-    return dq[0], dk[0], dv, ddecay[0], dgate[0], dmemory0, dnormalizer0
-
-
-def _save(ctx, inputs, output):  # type: ignore[no-untyped-def]
-    ctx.normalize, ctx.scale, _ = inputs[8:]
-    ctx.save_for_backward(*inputs[:8], *output)
-    ctx.set_materialize_grads(False)
-
-
-def _differentiate(ctx, do, dmemory, dnormalizer, dmaximum, *_):  # type: ignore[no-untyped-def]
-    q, k, v, decay, gate, memory0, normalizer0, maximum0, o, *state, memories, normalizers, maxima = ctx.saved_tensors
-    do = torch.zeros_like(o) if do is None else do.to(q.dtype)
-    if dmemory is None and dnormalizer is not None:
-        dmemory = torch.zeros_like(state[0])
-    contiguous = [None if x is None else x.contiguous() for x in (dmemory, dnormalizer)]
-    found = _backward_op(
-        do, o, *contiguous, q, k, v, decay, gate, memories, normalizers, maxima, ctx.normalize, ctx.scale
-    )
-    dq, dk, dv, ddecay, dgate, dmemory0, dnormalizer0 = found
-    dmaximum0 = None
-    if maximum0 is not None:
-        dmaximum0 = (dmemory0 * memory0).sum((-1, -2)) + (dnormalizer0 * normalizer0).sum(-1)
-    if ctx.normalize and any(x is not None for x in (dmemory, dnormalizer, dmaximum)):
-        excess = torch.zeros_like(state[2]) if dmaximum is None else dmaximum
-        for gradient, member in zip((dmemory, dnormalizer), state[:2], strict=True):
-            if gradient is not None:
-                excess = excess - (gradient * member).flatten(2).sum(-1)
-        late, chosen, from_start = _through_maximum(q, decay, gate, maximum0)
-        ddecay, dgate = ddecay + late * excess[:, None], dgate + chosen * excess[:, None]
-        if dmaximum0 is not None:
-            dmaximum0 = dmaximum0 + from_start * excess
-    return (
-        dq, dk, dv, None if decay is None else ddecay, None if gate is None else dgate,
-        None if memory0 is None else dmemory0, None if normalizer0 is None else dnormalizer0, dmaximum0,
-        None, None, None,
-    )  # fmt: skip
-
-
-def _through_maximum(
-    q: Tensor, decay: Tensor | None, gate: Tensor | None, maximum0: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradient of the final maximum to the decays, the gates and the first maximum: it picks one position.
-
-    Outputs do not depend on it; the state it scales does. Only a loss on the final state comes here.
-    """
-    zeros = torch.zeros(q.shape[:3], device=q.device)
-    f, i = (zeros if x is None else x for x in (decay, gate))
-    until_end = f.flip(1).cumsum(1).flip(1)
-    start = zeros[:, :1] - torch.inf if maximum0 is None else maximum0[:, None] + until_end[:, :1]
-    winner = torch.cat([start, until_end - f + i], dim=1).argmax(1, keepdim=True)
-    position = torch.arange(q.shape[1] + 1, device=q.device)[:, None]
-    chosen = (position == winner).float()
-    return (position > winner)[:, 1:].float(), chosen[:, 1:], chosen[:, 0]
-
-
-_forward_op.register_autograd(_differentiate, setup_context=_save)
-
-
-def fused(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    log_decay: Tensor | None = None,
-    input_gate: Tensor | None = None,
-    initial_state: State | None = None,
-    *,
-    normalize: bool = False,
-    scale: float | None = None,
-) -> tuple[Tensor, State]:
-    """The same function as `reference`, in one kernel each way."""
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
-    tensors = [query, key.to(query.dtype), value.to(query.dtype)]
-    for x in (log_decay, input_gate, *(initial_state or ())):
-        tensors.append(None if x is None else x.float().contiguous())
-    tensors += [None] * (8 - len(tensors))
-    save = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
-    o, *state = _forward_op(*tensors, normalize, scale, save)
-    return o, tuple(state[:3] if normalize else state[:1])
