@@ -7,6 +7,7 @@ import triton
 
 from tsseq.array_typing import State, Tensor
 from tsseq.kernels.layout import token_rows
+from tsseq.kernels.linear_attention.channelwise import fused_channelwise
 from tsseq.kernels.linear_attention.triton import backward_kernel, finish_kernel, forward_kernel, prepare_kernel
 
 
@@ -213,6 +214,10 @@ def fused(
 ) -> tuple[Tensor, State]:
     """The same function as `reference`, in one kernel each way."""
     scale = query.shape[-1] ** -0.5 if scale is None else scale
+    if log_decay is not None and log_decay.ndim == 4:
+        if input_gate is not None:
+            key = key * input_gate.exp()[..., None].to(key.dtype)
+        return fused_channelwise(query, key, value, log_decay, initial_state, scale)
     tensors: list[Tensor | None] = [query, key.to(query.dtype), value.to(query.dtype)]
     for x in (log_decay, input_gate, *(initial_state or ())):
         tensors.append(None if x is None else x.float().contiguous())
