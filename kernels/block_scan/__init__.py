@@ -5,6 +5,7 @@ Four structures (arXiv 2505.17761): `block_scan` takes block-diagonal matrices a
 `diagonal_dense_scan` joins a diagonal part with one dense block; `hadamard_scan` has A_t = I + H diag(a_t).
 """
 
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -26,6 +27,9 @@ __all__ = [
     "reference",
 ]
 
+TRITON_INSTALLED = find_spec("triton") is not None
+LARGEST_FUSED_BLOCK = 128
+
 
 def block_scan(
     transitions: Float[Tensor, "batch time block size size"],
@@ -42,6 +46,10 @@ def block_scan(
     if transitions.ndim != 5 or transitions.shape[1] == 0 or transitions.shape[-1] != transitions.shape[-2]:
         raise ValueError(f"expected transitions [batch, time >= 1, block, size, size], got {tuple(transitions.shape)}")
     _check_states(transitions.shape[:-1], inputs, initial_state)
+    if _on_gpu(transitions) and transitions.shape[-1] <= LARGEST_FUSED_BLOCK:
+        from tsseq.kernels.block_scan.triton import fused
+
+        return fused(transitions, inputs, initial_state)
     return chunked.block_scan(transitions, inputs, initial_state)
 
 
@@ -65,6 +73,10 @@ def controlled_block_scan(
     if weights.ndim != 4 or weights.shape[0] != omega or weights.shape[-1] != weights.shape[-2]:
         raise ValueError(f"expected weights [{omega}, block, size, size], got {tuple(weights.shape)}")
     _check_states((batch, time, *weights.shape[1:3]), inputs, initial_state)
+    if _on_gpu(increments) and weights.shape[-1] <= LARGEST_FUSED_BLOCK:
+        from tsseq.kernels.block_scan.triton_controlled import controlled
+
+        return controlled(increments, weights, inputs, initial_state)
     return chunked.controlled_block_scan(increments, weights, inputs, initial_state)
 
 
@@ -106,6 +118,10 @@ def hadamard_scan(
         raise ValueError(f"expected a diagonal [batch, time >= 1, power of two], got {tuple(diagonal.shape)}")
     _check_states(diagonal.shape, inputs, initial_state)
     return chunked.hadamard_scan(diagonal, inputs, initial_state)
+
+
+def _on_gpu(x: Tensor) -> bool:
+    return x.is_cuda and TRITON_INSTALLED and x.dtype != torch.float64
 
 
 def _check_states(shape: tuple[int, ...], inputs: Tensor | None, initial_state: Tensor | None) -> None:

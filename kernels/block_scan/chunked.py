@@ -6,6 +6,7 @@ Gradients are hand-written: the same recurrence with transposed matrices, backwa
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,8 +19,8 @@ from tsseq.array_typing import Float, Tensor
 NUMBERS_PER_STEP = 16384
 """Matrix entries that make one step worth starting on a CPU."""
 
-STEPS_OF_MATRICES = 64
-"""How many positions have their matrices in memory at once when they are formed from increments."""
+NUMBERS_PER_SLICE, SHORTEST_SLICE = 2**24, 16
+"""Matrix entries in memory at once when they are formed from increments, but at least so many positions."""
 
 
 def block_scan(
@@ -42,23 +43,32 @@ def controlled_block_scan(
     inputs: Float[Tensor, "batch time block size"] | None = None,
     initial_state: Float[Tensor, "batch block size"] | None = None,
 ) -> tuple[Float[Tensor, "batch time block size"], Float[Tensor, "batch block size"]]:
-    """See `tsseq.kernels.block_scan.controlled_block_scan`; matrices exist for a few positions at a time."""
+    """See `tsseq.kernels.block_scan.controlled_block_scan`."""
+    return in_slices(block_scan, increments, weights, inputs, initial_state)
+
+
+def in_slices(
+    scan: Callable[..., tuple[Tensor, Tensor]],
+    increments: Tensor,
+    weights: Tensor,
+    inputs: Tensor | None,
+    initial_state: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """`scan` over matrices formed for a few positions at a time, and formed again for the gradient."""
     dtype = torch.promote_types(increments.dtype, torch.float32)
+    batch, time, _ = increments.shape
     omega, block, size, _ = weights.shape
     w = weights.to(dtype).flatten(1)
     identity = torch.eye(size, dtype=dtype, device=w.device)
 
     def advance(delta: Tensor, b: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor]:
-        matrices = (delta @ w).unflatten(-1, (block, size, size)) + identity
-        return block_scan(matrices, b, state)
+        return scan((delta @ w).unflatten(-1, (block, size, size)) + identity, b, state)
 
-    if initial_state is None:
-        state = w.new_zeros(increments.shape[0], block, size)
-    else:
-        state = initial_state.to(dtype)
+    state = w.new_zeros(batch, block, size) if initial_state is None else initial_state.to(dtype)
+    length = max(SHORTEST_SLICE, NUMBERS_PER_SLICE // max(1, batch * w.shape[1]))
     pieces = []
-    for t in range(0, increments.shape[1], STEPS_OF_MATRICES):
-        now = slice(t, t + STEPS_OF_MATRICES)
+    for t in range(0, time, length):
+        now = slice(t, t + length)
         b = None if inputs is None else inputs[:, now].to(dtype)
         delta = increments[:, now].to(dtype)
         piece, state = checkpoint(advance, delta, b, state, use_reentrant=False, preserve_rng_state=False)
