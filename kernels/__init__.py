@@ -11,7 +11,16 @@ from typing import Any
 
 from torch import Generator
 
-from tsseq.kernels import block_scan, delta_rule, diagonal_scan, gated_norm, linear_attention, short_convolution, slstm
+from tsseq.kernels import (
+    block_scan,
+    delta_rule,
+    diagonal_scan,
+    gated_norm,
+    linear_attention,
+    selective_scan,
+    short_convolution,
+    slstm,
+)
 
 
 @dataclass(frozen=True)
@@ -41,9 +50,7 @@ OPS: dict[str, Op] = {
         block_scan.chunked.controlled_block_scan,
         block_scan.controlled_examples,
     ),
-    "delta_rule": Op(
-        delta_rule.delta_rule, delta_rule.reference, delta_rule.chunked, delta_rule.example_inputs
-    ),
+    "delta_rule": Op(delta_rule.delta_rule, delta_rule.reference, delta_rule.chunked, delta_rule.example_inputs),
     "diagonal_scan": Op(
         diagonal_scan.diagonal_scan, diagonal_scan.reference, diagonal_scan.chunked, diagonal_scan.example_inputs
     ),
@@ -59,6 +66,12 @@ OPS: dict[str, Op] = {
         linear_attention.reference,
         linear_attention.chunked,
         linear_attention.example_inputs,
+    ),
+    "selective_scan": Op(
+        selective_scan.selective_scan,
+        selective_scan.reference,
+        selective_scan.chunked,
+        selective_scan.example_inputs,
     ),
     "short_convolution": Op(
         short_convolution.short_convolution,

@@ -4,6 +4,7 @@ y = x / sqrt(mean(x^2) + eps) * weight * SiLU(gate), the mean over one head. Gat
 SiLU (arXiv 2412.06464, 2312.06635), xLSTM-7B with the sigmoid alone (arXiv 2503.13427).
 """
 
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from tsseq.kernels.gated_norm.chunked import chunked
 from tsseq.kernels.gated_norm.reference import reference
 
 __all__ = ["chunked", "example_inputs", "gated_norm", "reference"]
+
+TRITON_INSTALLED = find_spec("triton") is not None
 
 
 def gated_norm(
@@ -35,7 +38,7 @@ def gated_norm(
         raise ValueError(f"expected x and gate of one shape, four axes, got {tuple(x.shape)}, {tuple(gate.shape)}")
     if weight.shape != x.shape[2:]:
         raise ValueError(f"expected a weight of shape {tuple(x.shape[2:])}, got {tuple(weight.shape)}")
-    if x.is_cuda and x.dtype != torch.float64:
+    if x.is_cuda and TRITON_INSTALLED and x.dtype != torch.float64:
         from tsseq.kernels.gated_norm.triton import fused
 
         return fused(x, gate, weight, silu=silu, eps=eps)

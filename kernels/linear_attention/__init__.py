@@ -7,6 +7,7 @@ h_t = scale S_t^T q_t / max(|scale n_t^T q_t|, exp(-m_t)), which does not depend
 2405.21060.
 """
 
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from tsseq.kernels.linear_attention.chunked import chunked
 from tsseq.kernels.linear_attention.reference import reference
 
 __all__ = ["chunked", "example_inputs", "linear_attention", "reference"]
+
+TRITON_INSTALLED = find_spec("triton") is not None
 
 
 def linear_attention(
@@ -43,7 +46,7 @@ def linear_attention(
     Raises ValueError if the shapes disagree, or if `normalize` is asked for with a decay per channel.
     """
     _check(query, key, value, log_decay, input_gate, initial_state, normalize)
-    if query.is_cuda and query.dtype != torch.float64:
+    if query.is_cuda and TRITON_INSTALLED and query.dtype != torch.float64:
         from tsseq.kernels.linear_attention.custom_op import fused
 
         return fused(query, key, value, log_decay, input_gate, initial_state, normalize=normalize, scale=scale)

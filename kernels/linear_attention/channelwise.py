@@ -20,11 +20,11 @@ from tsseq.kernels.linear_attention.triton import LOG2E, RESET, _put, _tile
 
 
 @triton.jit
-def _segments(p, l, half):
-    """Which entries `l` lie between position `p` and the middle of its block of 2 * half."""
-    together = (p // (2 * half)) == (l // (2 * half))
-    right = ((p & half) != 0) & ((l & half) != 0) & (l <= p)
-    left = ((p & half) == 0) & ((l & half) == 0) & (l > p)
+def _segments(p, other, half):
+    """Which entries `other` lie between position `p` and the middle of its block of 2 * half."""
+    together = (p // (2 * half)) == (other // (2 * half))
+    right = ((p & half) != 0) & ((other & half) != 0) & (other <= p)
+    left = ((p & half) == 0) & ((other & half) == 0) & (other > p)
     return (together & (right | left)).to(tl.float32)
 
 

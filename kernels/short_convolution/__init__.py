@@ -6,6 +6,7 @@ queries and keys of the delta rule are then scaled to unit length in every head.
 `kernel - 1` inputs, so that a sequence may be cut anywhere.
 """
 
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from tsseq.kernels.short_convolution.chunked import chunked
 from tsseq.kernels.short_convolution.reference import reference
 
 __all__ = ["chunked", "example_inputs", "reference", "short_convolution"]
+
+TRITON_INSTALLED = find_spec("triton") is not None
 
 
 def short_convolution(
@@ -45,7 +48,7 @@ def short_convolution(
         raise ValueError(f"expected an initial_state of shape {window}, got {tuple(initial_state.shape)}")
     if head_dim is not None and width % head_dim:
         raise ValueError(f"expected a width divisible by head_dim={head_dim}, got {width}")
-    if x.is_cuda and x.dtype != torch.float64:
+    if x.is_cuda and TRITON_INSTALLED and x.dtype != torch.float64:
         from tsseq.kernels.short_convolution.triton import fused
 
         return fused(x, weight, bias, initial_state, silu=silu, head_dim=head_dim, eps=eps)
