@@ -5,6 +5,7 @@ import triton
 import triton.language as tl
 
 from tsseq.array_typing import Float, Tensor
+from tsseq.kernels.layout import token_rows
 
 PROGRAMS = 1056  # eight per multiprocessor of a large GPU; bounds the partial sums of the weight's gradient
 
@@ -70,13 +71,6 @@ def _backward(
     tl.store(partial + row + value, tl.sum(dweight, axis=0), value < VALUE)
 
 
-def _rows(x: Tensor) -> Tensor:
-    """`x` such that token b * time + t starts at one stride and its heads are dense."""
-    batch, time, _, value = x.shape
-    dense = x.stride(3) == 1 and x.stride(2) == value and (batch == 1 or x.stride(0) == time * x.stride(1))
-    return x if dense else x.contiguous()
-
-
 def _tiling(value: int) -> dict[str, int]:
     block = triton.next_power_of_2(value)
     return {"BLOCK": block, "ROWS": max(1, 2048 // block), "num_warps": 4}
@@ -85,7 +79,7 @@ def _tiling(value: int) -> dict[str, int]:
 @torch.library.custom_op("tsseq::gated_norm_forward", mutates_args=())
 def _forward_op(x: Tensor, gate: Tensor, weight: Tensor, silu: bool, eps: float) -> Tensor:
     batch, time, heads, value = x.shape
-    x, gate, tiling = _rows(x), _rows(gate), _tiling(value)
+    x, gate, tiling = token_rows(x), token_rows(gate), _tiling(value)
     y = torch.empty((batch, time, heads, value), dtype=x.dtype, device=x.device)
     _forward[(triton.cdiv(batch * time, tiling["ROWS"]) * heads,)](
         x, gate, weight.contiguous(), y, batch * time, HEADS=heads, VALUE=value, X_STRIDE=x.stride(1),
@@ -104,7 +98,7 @@ def _backward_op(
     dy: Tensor, x: Tensor, gate: Tensor, weight: Tensor, silu: bool, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, time, heads, value = x.shape
-    x, gate, dy, tiling = _rows(x), _rows(gate), _rows(dy), _tiling(value)
+    x, gate, dy, tiling = token_rows(x), token_rows(gate), token_rows(dy), _tiling(value)
     dx = torch.empty((batch, time, heads, value), dtype=x.dtype, device=x.device)
     dgate = torch.empty((batch, time, heads, value), dtype=gate.dtype, device=x.device)
     workers = max(1, min(triton.cdiv(batch * time, tiling["ROWS"]), PROGRAMS // heads))

@@ -1,4 +1,4 @@
-"""The short convolution on a GPU: one kernel forward, one backward, each input read once.
+"""The short convolution on a GPU: one kernel forward, one backward (three for long filters).
 
 A program owns a strip of time of one sequence and a block of channels, and slides along time with the last
 rows in registers. Loads of several rows are issued before the first is used, because Triton does not move a
@@ -11,8 +11,10 @@ import triton
 import triton.language as tl
 
 from tsseq.array_typing import Float, Tensor
+from tsseq.kernels.layout import token_rows
 
-PROGRAMS = 2048  # about two resident warps per scheduler of a large GPU
+PROGRAMS = 2048  # a few resident warps per scheduler of a large GPU
+LONGEST_IN_REGISTERS = 8  # taps, with their gradients and two windows, in the one-kernel backward pass
 
 
 @triton.jit
@@ -66,17 +68,22 @@ def _row(x, state, batch, s, T, channel, live, WIDTH: tl.constexpr, STRIDE: tl.c
     return value
 
 
-@triton.jit(do_not_specialize=["T"])
+@triton.jit(do_not_specialize=["T", "OUT"])
 def _forward(
-    x, filters, bias, state, y, T,
-    WIDTH: tl.constexpr, STRIDE: tl.constexpr, KERNEL: tl.constexpr, HAS_BIAS: tl.constexpr,
-    HAS_STATE: tl.constexpr, SILU: tl.constexpr, NORMALISE: tl.constexpr, EPS: tl.constexpr,
-    SPAN: tl.constexpr, GROUP: tl.constexpr, GROUPS: tl.constexpr, STEPS: tl.constexpr, TAPS: tl.constexpr,
+    x, filters, bias, state, dy, y, T, OUT,
+    WIDTH: tl.constexpr, STRIDE: tl.constexpr, DY_STRIDE: tl.constexpr, KERNEL: tl.constexpr, SHIFT: tl.constexpr,
+    HAS_BIAS: tl.constexpr, HAS_STATE: tl.constexpr, HAS_DY: tl.constexpr, SILU: tl.constexpr,
+    NORMALISE: tl.constexpr, EPS: tl.constexpr, SPAN: tl.constexpr, GROUP: tl.constexpr, GROUPS: tl.constexpr,
+    STEPS: tl.constexpr, TAPS: tl.constexpr,
 ):  # fmt: skip
+    """Filter rows SHIFT, SHIFT + 1, ... of the state and the sequence into OUT outputs.
+
+    With `dy` the outputs are the gradients of the filtered rows before activation.
+    """
     WINDOW: tl.constexpr = KERNEL - 1
     BLOCKS: tl.constexpr = (WIDTH + SPAN - 1) // SPAN
     program = tl.program_id(0)
-    strips = tl.cdiv(T, STEPS)
+    strips = tl.cdiv(OUT, STEPS)
     channel, live = _channels(program % BLOCKS, WIDTH, SPAN, GROUP, GROUPS)
     start = (program // BLOCKS) % strips * STEPS
     batch = (program // BLOCKS // strips).to(tl.int64)
@@ -93,7 +100,7 @@ def _forward(
         for k in tl.static_range(TAPS):
             taps = taps + (tl.load(filters + (first + k) * WIDTH + channel, live, 0.0).to(tl.float32),)
         for j in tl.static_range(TAPS + STEPS - 1):
-            s = start + first + j
+            s = start + SHIFT + first + j
             rows = rows + (_row(x, state, batch, s, T, channel, live, WIDTH, STRIDE, WINDOW, HAS_STATE),)
         further = ()
         for u in tl.static_range(STEPS):
@@ -103,9 +110,14 @@ def _forward(
             further = further + (c,)
         sums = further
     for u in tl.static_range(STEPS):
-        value, _ = _activate(sums[u], SILU, NORMALISE, EPS)
         t = start + u
-        tl.store(y + (batch * T + t) * WIDTH + channel, value.to(y.dtype.element_ty), _when(t < T, live))
+        inside = _when(t < OUT, live)
+        if HAS_DY:
+            d = tl.load(dy + (batch * T + t) * DY_STRIDE + channel, inside, 0.0).to(tl.float32)
+            value = _activate_backward(sums[u], d, SILU, NORMALISE, EPS)
+        else:
+            value, _ = _activate(sums[u], SILU, NORMALISE, EPS)
+        tl.store(y + (batch * OUT + t) * WIDTH + channel, value.to(y.dtype.element_ty), inside)
 
 
 @triton.jit(do_not_specialize=["T", "STRIP"])
@@ -184,6 +196,51 @@ def _backward(
     tl.store(partial + (worker * (KERNEL + 1) + KERNEL) * WIDTH + channel, dbias, live)
 
 
+@triton.jit(do_not_specialize=["T", "ITEMS", "PER_WORKER"])
+def _filter_gradient(
+    x, state, dc, partial, T, ITEMS, PER_WORKER,
+    WIDTH: tl.constexpr, STRIDE: tl.constexpr, KERNEL: tl.constexpr, HAS_STATE: tl.constexpr, SPAN: tl.constexpr,
+    GROUP: tl.constexpr, GROUPS: tl.constexpr, STEPS: tl.constexpr, TAPS: tl.constexpr,
+):  # fmt: skip
+    """Sums over some strips of a long filter's gradient, TAPS of its taps at a time, and the bias's as one more."""
+    WINDOW: tl.constexpr = KERNEL - 1
+    BLOCKS: tl.constexpr = (WIDTH + SPAN - 1) // SPAN
+    program = tl.program_id(0)
+    channel, live = _channels(program % BLOCKS, WIDTH, SPAN, GROUP, GROUPS)
+    first = (program // BLOCKS) % (KERNEL // TAPS) * TAPS
+    worker = (program // BLOCKS // (KERNEL // TAPS)).to(tl.int64)
+    strips = tl.cdiv(T, STEPS)
+    sums = ()
+    for _ in tl.static_range(TAPS + 1):
+        sums = sums + (tl.zeros((GROUPS, GROUP), tl.float32),)
+    for item in range(worker * PER_WORKER, tl.minimum((worker + 1) * PER_WORKER, ITEMS)):
+        batch = item // strips
+        start = item % strips * STEPS
+        rows = ()
+        ds = ()
+        for j in tl.static_range(TAPS + STEPS - 1):
+            s = start + first + j
+            rows = rows + (_row(x, state, batch, s, T, channel, live, WIDTH, STRIDE, WINDOW, HAS_STATE),)
+        for u in tl.static_range(STEPS):
+            inside = _when(start + u < T, live)
+            ds = ds + (tl.load(dc + (batch * T + start + u) * WIDTH + channel, inside, 0.0).to(tl.float32),)
+        further = ()
+        for k in tl.static_range(TAPS):
+            total = sums[k]
+            for u in tl.static_range(STEPS):
+                total += ds[u] * rows[u + k]
+            further = further + (total,)
+        total = sums[TAPS]
+        for u in tl.static_range(STEPS):
+            total += ds[u]
+        sums = further + (total,)
+    place = partial + worker * ((KERNEL + 1) * WIDTH) + channel
+    for k in tl.static_range(TAPS):
+        tl.store(place + (first + k) * WIDTH, sums[k], live)
+    if first == 0:
+        tl.store(place + KERNEL * WIDTH, sums[TAPS], live)
+
+
 def _blocking(width: int, head_dim: int | None, per_warp: int) -> dict[str, int]:
     """Which channels a program takes: whole heads where they are normalised."""
     group = triton.next_power_of_2(head_dim or min(width, per_warp))
@@ -192,30 +249,33 @@ def _blocking(width: int, head_dim: int | None, per_warp: int) -> dict[str, int]
     return {"SPAN": span, "GROUP": group, "GROUPS": groups, "num_warps": max(1, group * groups // per_warp)}
 
 
-def _rows(x: Tensor) -> Tensor:
-    """`x` such that position t of sequence b is row b * time + t at one stride, last axis dense."""
-    dense = x.stride(2) == 1 and (x.shape[0] == 1 or x.stride(0) == x.shape[1] * x.stride(1))
-    return x if dense else x.contiguous()
+def _taps(kernel: int) -> int:
+    """How many taps are taken at a time."""
+    return next(n for n in (8, 7, 6, 5, 4, 3, 2, 1) if kernel % n == 0)
+
+
+def _filter(
+    x: Tensor, filters: Tensor, bias: Tensor | None, state: Tensor | None, dy: Tensor | None, y: Tensor, silu: bool,
+    head_dim: int, eps: float, shift: int = 0,
+) -> None:  # fmt: skip
+    """Launch `_forward` into `y`."""
+    kernel, width = filters.shape
+    blocking = _blocking(width, head_dim or None, 128)
+    grid = (x.shape[0] * triton.cdiv(y.shape[1], 16) * triton.cdiv(width, blocking["SPAN"]),)
+    _forward[grid](
+        x, filters, bias, state, dy, y, x.shape[1], y.shape[1], WIDTH=width, STRIDE=x.stride(1),
+        DY_STRIDE=0 if dy is None else dy.stride(1), KERNEL=kernel, SHIFT=shift, HAS_BIAS=bias is not None,
+        HAS_STATE=state is not None, HAS_DY=dy is not None, SILU=silu, NORMALISE=head_dim > 0, EPS=eps, STEPS=16,
+        TAPS=_taps(kernel), **blocking,
+    )  # fmt: skip
 
 
 @torch.library.custom_op("tsseq::short_convolution_forward", mutates_args=())
 def _forward_op(
     x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, silu: bool, head_dim: int, eps: float
 ) -> Tensor:
-    batch, time, width = x.shape
-    x, taps = _rows(x), weight.T.contiguous()
-    y = torch.empty((batch, time, width), dtype=x.dtype, device=x.device)
-    if y.numel() == 0:
-        return y
-    kernel = weight.shape[1]
-    blocking = _blocking(width, head_dim or None, 128)
-    steps = 16
-    grid = (batch * triton.cdiv(time, steps) * triton.cdiv(width, blocking["SPAN"]),)
-    _forward[grid](
-        x, taps, bias, state, y, time, WIDTH=width, STRIDE=x.stride(1), KERNEL=kernel,
-        HAS_BIAS=bias is not None, HAS_STATE=state is not None, SILU=silu, NORMALISE=head_dim > 0, EPS=eps,
-        STEPS=steps, TAPS=next(n for n in (8, 7, 6, 5, 4, 3, 2, 1) if kernel % n == 0), **blocking,
-    )  # fmt: skip
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    _filter(token_rows(x), weight.T.contiguous(), bias, state, None, y, silu, head_dim, eps)
     return y
 
 
@@ -230,26 +290,47 @@ def _backward_op(
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of the input, of the filters with the bias as one more tap, and of the state (or empty)."""
+    x, dy, filters = token_rows(x), token_rows(dy), weight.T.contiguous()
     batch, time, width = x.shape
-    x, dy, taps = _rows(x), _rows(dy), weight.T.contiguous()
     kernel = weight.shape[1]
-    # A long filter, its gradient and both windows must stay in registers; few steps also keep compilation short.
-    steps, per_warp = (4, 32) if kernel > 8 else (8, 128)
-    blocking = _blocking(width, head_dim or None, per_warp)
+    dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    dstate = torch.empty((batch, kernel - 1, width) if state is not None else (0,), device=x.device)
+    if kernel > LONGEST_IN_REGISTERS:
+        dc = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        _filter(x, filters, bias, state, dy, dc, silu, head_dim, eps)
+        backwards = filters.flip(0)
+        _filter(dc, backwards, None, None, None, dx, False, 0, eps, shift=kernel - 1)
+        if state is not None:
+            _filter(dc, backwards, None, None, None, dstate, False, 0, eps)
+        return dx, _long_filter_gradient(x, state, dc, kernel), dstate
+    blocking = _blocking(width, head_dim or None, 128)
     blocks = triton.cdiv(width, blocking["SPAN"])
     rows = time + kernel - 1
-    wanted = max(1, PROGRAMS // max(1, batch * blocks))
-    strip = triton.cdiv(max(triton.cdiv(rows, wanted), 4 * kernel), steps) * steps
+    wanted = max(1, PROGRAMS // (batch * blocks))
+    strip = triton.cdiv(max(triton.cdiv(rows, wanted), 32), 8) * 8
     workers = batch * triton.cdiv(rows, strip)
-    dx = torch.empty((batch, time, width), dtype=x.dtype, device=x.device)
-    dstate = torch.empty((batch, kernel - 1, width) if state is not None else (0,), device=x.device)
     partial = torch.empty((workers, kernel + 1, width), device=x.device)
     _backward[(workers * blocks,)](
-        x, taps, bias, state, dy, dx, dstate, partial, time, strip, WIDTH=width, STRIDE=x.stride(1),
+        x, filters, bias, state, dy, dx, dstate, partial, time, strip, WIDTH=width, STRIDE=x.stride(1),
         DY_STRIDE=dy.stride(1), KERNEL=kernel, HAS_BIAS=bias is not None, HAS_STATE=state is not None, SILU=silu,
-        NORMALISE=head_dim > 0, EPS=eps, STEPS=steps, **blocking,
+        NORMALISE=head_dim > 0, EPS=eps, STEPS=8, **blocking,
     )  # fmt: skip
     return dx, partial.sum(0).T, dstate
+
+
+def _long_filter_gradient(x: Tensor, state: Tensor | None, dc: Tensor, kernel: int) -> Tensor:
+    batch, time, width = x.shape
+    blocking = _blocking(width, None, 128)
+    programs = triton.cdiv(width, blocking["SPAN"]) * (kernel // _taps(kernel))
+    items = batch * triton.cdiv(time, 16)
+    per_worker = triton.cdiv(items, max(1, PROGRAMS // programs))
+    workers = triton.cdiv(items, per_worker)
+    partial = torch.empty((workers, kernel + 1, width), device=x.device)
+    _filter_gradient[(workers * programs,)](
+        x, state, dc, partial, time, items, per_worker, WIDTH=width, STRIDE=x.stride(1), KERNEL=kernel,
+        HAS_STATE=state is not None, STEPS=16, TAPS=_taps(kernel), **blocking,
+    )  # fmt: skip
+    return partial.sum(0).T
 
 
 @_backward_op.register_fake
