@@ -72,7 +72,8 @@ def _split(x: Tensor, chunks: int, size: int) -> Tensor:
     missing = chunks * size - x.shape[1]
     if missing:
         x = pad(x, (0, 0) * (x.ndim - 2) + (0, missing))
-    return x.unflatten(1, (chunks, size)).movedim(1, 0).movedim(3, 2).contiguous()
+    split = x.reshape(x.shape[0], chunks, size, *x.shape[2:])
+    return split.movedim(1, 0).movedim(3, 2).contiguous()
 
 
 def _decay_between_steps(log_decay: Tensor | None, chunks: int, size: int, like: Tensor) -> Tensor:

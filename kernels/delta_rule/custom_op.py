@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from tsseq.kernels.delta_rule.triton import backward_kernel, forward_kernel, solve_kernel
+from tsseq.kernels.layout import token_rows
 
 CHUNK_ROWS = 32
 """Rows per chunk (tokens times padded steps), 16 or 32; float32 takes 16, its tiles being twice as large."""
 SPLIT = True
 """Whether products of bfloat16 inputs with computed matrices take these as a sum of two bfloat16 ones."""
-MAX_WIDTH = 128
 MAX_STEPS = 4
 
 
@@ -40,13 +40,17 @@ LAUNCH = {
 
 
 def supports(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """Whether the kernels take these widths, steps and types on this device."""
+    """Whether the kernels take these widths, steps and types on this device; wider tiles spill before Hopper."""
     architecture = torch.cuda.get_device_properties(query.device).major
-    if key.shape[2] > MAX_STEPS or architecture < 8:
-        return False
-    if query.dtype == torch.float32:  # the widest float32 tiles need Hopper's shared memory
-        return max(query.shape[-1], value.shape[-1]) <= (MAX_WIDTH if architecture >= 9 else 64)
-    return query.dtype in (torch.bfloat16, torch.float16) and max(query.shape[-1], value.shape[-1]) <= MAX_WIDTH
+    widest = 128 if architecture >= 9 else 64
+    if query.dtype == torch.float32:
+        widest = 128 if architecture >= 9 else 32
+    return (
+        architecture >= 8
+        and query.dtype in (torch.float32, torch.bfloat16, torch.float16)
+        and key.shape[2] <= MAX_STEPS
+        and max(query.shape[-1], value.shape[-1]) <= widest
+    )
 
 
 def delta_rule_triton(
@@ -69,8 +73,8 @@ def delta_rule_triton(
 def _forward(
     q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor | None, initial: Tensor | None, save: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    q, k, v, beta = q.contiguous(), k.contiguous(), v.contiguous(), beta.contiguous()
-    log_decay = None if log_decay is None else log_decay.contiguous()
+    q, k, v, beta = token_rows(q), token_rows(k), token_rows(v), token_rows(beta)
+    log_decay = None if log_decay is None else token_rows(log_decay)
     initial = None if initial is None else initial.contiguous()
     output, final, w, u, states = _allocate(q, k, v, save)
     shape = _shape(q, k, v)
@@ -80,40 +84,19 @@ def _forward(
     inverse_precision = "tf32x3" if q.dtype == torch.float32 else "tf32"
     solve_shape = {name: x for name, x in shape.items() if name not in ("V", "BV")}
     solve_kernel[(batch * head * w.shape[2],)](
-        k,
-        beta,
-        q if log_decay is None else log_decay,
-        w,
-        time,
-        **solve_shape,
-        **flags,
-        SMALLEST=_smallest_beta(q),
-        INVERSE_PRECISION=inverse_precision,
-        num_warps=1,
-    )
+        k, beta, q if log_decay is None else log_decay, w, time, K_STRIDE=k.stride(1),
+        B_STRIDE=beta.stride(1), G_STRIDE=_stride(log_decay), **solve_shape, **flags,
+        SMALLEST=_smallest_beta(q), INVERSE_PRECISION=inverse_precision, num_warps=1,
+    )  # fmt: skip
     shape["BV"] = min(shape["BV"], launch.forward_values)
     slices = -(-v.shape[-1] // shape["BV"])
     forward_kernel[(batch * head * slices,)](
-        q,
-        k,
-        v,
-        q if log_decay is None else log_decay,
-        w,
-        q if initial is None else initial,
-        output,
-        final,
-        u,
-        states,
-        time,
-        **shape,
-        **flags,
-        HAS_INITIAL=initial is not None,
-        SAVE=save,
-        SPLIT=SPLIT,
-        STAGES=launch.forward_stages,
-        num_warps=launch.forward_warps,
+        q, k, v, q if log_decay is None else log_decay, w, q if initial is None else initial, output, final,
+        u, states, time, Q_STRIDE=q.stride(1), K_STRIDE=k.stride(1), V_STRIDE=v.stride(1),
+        G_STRIDE=_stride(log_decay), **shape, **flags, HAS_INITIAL=initial is not None, SAVE=save,
+        SPLIT=SPLIT, STAGES=launch.forward_stages, num_warps=launch.forward_warps,
         maxnreg=launch.forward_registers,
-    )
+    )  # fmt: skip
     return output, final, w, u, states
 
 
@@ -137,36 +120,21 @@ def _backward(
     states: Tensor,
     has_initial: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    q, k, beta, grad_output = q.contiguous(), k.contiguous(), beta.contiguous(), grad_output.contiguous()
-    log_decay = None if log_decay is None else log_decay.contiguous()
+    q, k, beta, grad_output = token_rows(q), token_rows(k), token_rows(beta), token_rows(grad_output)
+    log_decay = None if log_decay is None else token_rows(log_decay)
     grad_final = None if grad_final is None else grad_final.contiguous()
     gradients = _allocate_gradients(q, k, beta, log_decay, u, has_initial)
     shape = _shape(q, k, u)
     launch = LAUNCH[max(shape["BK"], shape["BV"])]
     batch, time, head, _ = q.shape
     backward_kernel[(batch * head,)](
-        q,
-        k,
-        beta,
-        q if log_decay is None else log_decay,
-        w,
-        u,
-        states,
-        grad_output,
-        q if grad_final is None else grad_final,
-        *gradients,
-        time,
-        **shape,
-        HAS_DECAY=log_decay is not None,
-        HAS_INITIAL=has_initial,
-        HAS_GRAD_FINAL=grad_final is not None,
-        SMALLEST=_smallest_beta(q),
-        SPLIT=SPLIT,
-        PRECISION=_precision(q),
-        STAGES=launch.backward_stages,
-        num_warps=launch.backward_warps,
-        maxnreg=launch.backward_registers,
-    )
+        q, k, beta, q if log_decay is None else log_decay, w, u, states, grad_output,
+        q if grad_final is None else grad_final, *gradients, time, Q_STRIDE=q.stride(1), K_STRIDE=k.stride(1),
+        B_STRIDE=beta.stride(1), G_STRIDE=_stride(log_decay), O_STRIDE=grad_output.stride(1), **shape,
+        HAS_DECAY=log_decay is not None, HAS_INITIAL=has_initial, HAS_GRAD_FINAL=grad_final is not None,
+        SMALLEST=_smallest_beta(q), SPLIT=SPLIT, PRECISION=_precision(q), STAGES=launch.backward_stages,
+        num_warps=launch.backward_warps, maxnreg=launch.backward_registers,
+    )  # fmt: skip
     return gradients
 
 
@@ -275,6 +243,10 @@ def _solve_dtype(q: Tensor) -> torch.dtype:
 def _smallest_beta(q: Tensor) -> float:
     """The smallest normal number of W's type, or what float32 values do not resolve."""
     return 1e-7 if q.dtype == torch.float32 else 2.0**-14
+
+
+def _stride(log_decay: Tensor | None) -> int:
+    return 0 if log_decay is None else log_decay.stride(1)
 
 
 def _precision(q: Tensor) -> str:

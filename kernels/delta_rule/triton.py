@@ -26,8 +26,6 @@ left operand without leaving its registers, and never is a product's result tran
 import triton
 import triton.language as tl
 
-LOG2_E = tl.constexpr(1.4426950408889634)
-
 
 @triton.jit
 def product(a, b, PRECISION: tl.constexpr):
@@ -93,6 +91,13 @@ def safe_beta(beta, SMALLEST: tl.constexpr):
 
 
 @triton.jit
+def load_decay(pointer, mask):
+    """Logarithms to base 2; float32 cannot tell 2^-150 from the zero of a reset, whose -inf would give NaN here."""
+    decay = tl.load(pointer, mask, 0.0).to(tl.float32) * 1.4426950408889634
+    return tl.where(decay < -150.0, -150.0, decay)
+
+
+@triton.jit
 def hidden_zero(position):
     """Zero, but the compiler cannot know: addresses derived from it are computed in the loop, not kept in registers."""
     return (position >> 61).to(tl.int32) * 64
@@ -100,22 +105,11 @@ def hidden_zero(position):
 
 @triton.jit(do_not_specialize=["T"])
 def solve_kernel(
-    k,
-    beta,
-    log_decay,
-    w,
-    T,
-    H: tl.constexpr,
-    N: tl.constexpr,
-    K: tl.constexpr,
-    BK: tl.constexpr,
-    TOKENS: tl.constexpr,
-    STEPS_PADDED: tl.constexpr,
-    HAS_DECAY: tl.constexpr,
-    SMALLEST: tl.constexpr,
-    PRECISION: tl.constexpr,
+    k, beta, log_decay, w, T, K_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr, G_STRIDE: tl.constexpr,
+    H: tl.constexpr, N: tl.constexpr, K: tl.constexpr, BK: tl.constexpr, TOKENS: tl.constexpr,
+    STEPS_PADDED: tl.constexpr, HAS_DECAY: tl.constexpr, SMALLEST: tl.constexpr, PRECISION: tl.constexpr,
     INVERSE_PRECISION: tl.constexpr,
-):
+):  # fmt: skip
     """W of one chunk and head: 16 x 16 blocks, two of them joined where a chunk has 32 rows."""
     R: tl.constexpr = TOKENS * STEPS_PADDED
     pid = tl.program_id(0).to(tl.int64)
@@ -129,19 +123,19 @@ def solve_kernel(
     column = tl.arange(0, BK)
     below = i[:, None] > i[None, :]
     w += ((b * H + h) * chunks + c) * (R * R) + i[:, None] * R + i[None, :]
-    k += first * (N * H * K) + h * K
-    beta += first * (N * H) + h
-    log_decay += first * H + h
+    k += first * K_STRIDE + h * K
+    beta += first * B_STRIDE + h
+    log_decay += first * G_STRIDE + h
 
     token = i // STEPS_PADDED
     step = i % STEPS_PADDED
     live = (token < left) & (step < N)
-    row = token * N + step
-    k1 = tl.load(k + row[:, None] * (H * K) + column[None, :], live[:, None] & (column < K)[None, :], 0.0)
-    b1 = safe_beta(tl.load(beta + row * H, live, 0.0).to(tl.float32), SMALLEST)
+    row = token * K_STRIDE + step * (H * K)
+    k1 = tl.load(k + row[:, None] + column[None, :], live[:, None] & (column < K)[None, :], 0.0)
+    b1 = safe_beta(tl.load(beta + token * B_STRIDE + step * H, live, 0.0).to(tl.float32), SMALLEST)
     g1 = tl.zeros([16], tl.float32)
     if HAS_DECAY:
-        g1 = tl.cumsum(tl.load(log_decay + token * H, live & (step == 0), 0.0).to(tl.float32) * LOG2_E, 0)
+        g1 = tl.cumsum(load_decay(log_decay + token * G_STRIDE, live & (step == 0)), 0)
     a = product(k1, tl.trans(k1), PRECISION) * causal_decay(g1[:, None], g1[None, :], below, HAS_DECAY)
     x1 = invert_unit_lower(b1[:, None] * a, INVERSE_PRECISION)
     tl.store(w, (x1 * b1[None, :]).to(w.dtype.element_ty))
@@ -149,12 +143,12 @@ def solve_kernel(
     if R == 32:
         token += 16 // STEPS_PADDED
         live = (token < left) & (step < N)
-        row = token * N + step
-        k2 = tl.load(k + row[:, None] * (H * K) + column[None, :], live[:, None] & (column < K)[None, :], 0.0)
-        b2 = safe_beta(tl.load(beta + row * H, live, 0.0).to(tl.float32), SMALLEST)
+        row = token * K_STRIDE + step * (H * K)
+        k2 = tl.load(k + row[:, None] + column[None, :], live[:, None] & (column < K)[None, :], 0.0)
+        b2 = safe_beta(tl.load(beta + token * B_STRIDE + step * H, live, 0.0).to(tl.float32), SMALLEST)
         g2 = tl.zeros([16], tl.float32)
         if HAS_DECAY:
-            decay = tl.load(log_decay + token * H, live & (step == 0), 0.0).to(tl.float32) * LOG2_E
+            decay = load_decay(log_decay + token * G_STRIDE, live & (step == 0))
             g2 = tl.cumsum(decay, 0) + tl.sum(tl.where(i == 15, g1, 0.0), 0)
         a = product(k2, tl.trans(k2), PRECISION) * causal_decay(g2[:, None], g2[None, :], below, HAS_DECAY)
         x2 = invert_unit_lower(b2[:, None] * a, INVERSE_PRECISION)
@@ -168,32 +162,12 @@ def solve_kernel(
 
 @triton.jit(do_not_specialize=["T"])
 def forward_kernel(
-    q,
-    k,
-    v,
-    log_decay,
-    w,
-    initial_state,
-    output,
-    final_state,
-    u,
-    states,
-    T,
-    H: tl.constexpr,
-    N: tl.constexpr,
-    K: tl.constexpr,
-    V: tl.constexpr,
-    BK: tl.constexpr,
-    BV: tl.constexpr,
-    TOKENS: tl.constexpr,
-    STEPS_PADDED: tl.constexpr,
-    HAS_DECAY: tl.constexpr,
-    HAS_INITIAL: tl.constexpr,
-    SAVE: tl.constexpr,
-    SPLIT: tl.constexpr,
-    PRECISION: tl.constexpr,
-    STAGES: tl.constexpr,
-):
+    q, k, v, log_decay, w, initial_state, output, final_state, u, states, T, Q_STRIDE: tl.constexpr,
+    K_STRIDE: tl.constexpr, V_STRIDE: tl.constexpr, G_STRIDE: tl.constexpr, H: tl.constexpr, N: tl.constexpr,
+    K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, TOKENS: tl.constexpr,
+    STEPS_PADDED: tl.constexpr, HAS_DECAY: tl.constexpr, HAS_INITIAL: tl.constexpr, SAVE: tl.constexpr,
+    SPLIT: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
     """Output and final state of one head and slice of value columns; U and entry states too where they are saved."""
     R: tl.constexpr = TOKENS * STEPS_PADDED
     Q: tl.constexpr = TOKENS if TOKENS > 16 else 16
@@ -228,22 +202,20 @@ def forward_kernel(
         live_q = (cq < left) & (cq < TOKENS)
         rows_k = live[:, None] & (kk < K)[None, :]
         rows_v = live[:, None] & (vv < V)[None, :]
-        first_k = (first * N * H + h) * K
-        first_v = (first * N * H + h) * V
-        first_q = (first * H + h) * K
-        first_o = (first * H + h) * V
 
         g = tl.zeros([R], tl.float32)
         g_q = tl.zeros([Q], tl.float32)
         if HAS_DECAY:
-            at = log_decay + first * H + h
-            g = tl.cumsum(tl.load(at + token * H, live & (step == 0), 0.0).to(tl.float32) * LOG2_E, 0)
-            decay_q = tl.load(at + query * H, live_q, 0.0).to(tl.float32) * LOG2_E
+            at = log_decay + first * G_STRIDE + h
+            g = tl.cumsum(load_decay(at + token * G_STRIDE, live & (step == 0)), 0)
+            decay_q = load_decay(at + query * G_STRIDE, live_q)
             g_q = tl.cumsum(decay_q, 0)
             g_end = tl.sum(decay_q, 0)
 
-        k_c = tl.load(k + first_k + (row[:, None] * (H * K) + kk[None, :]), rows_k, 0.0)
-        q_c = tl.load(q + first_q + (query[:, None] * (H * K) + kk[None, :]), live_q[:, None] & (kk < K)[None, :], 0.0)
+        row_k = (token + zero) * K_STRIDE + step * (H * K)
+        k_c = tl.load(k + (first * K_STRIDE + h * K) + (row_k[:, None] + kk[None, :]), rows_k, 0.0)
+        at_q = q + (first * Q_STRIDE + h * K) + (query[:, None] * Q_STRIDE + kk[None, :])
+        q_c = tl.load(at_q, live_q[:, None] & (kk < K)[None, :], 0.0)
         causal = token[:, None] <= cq[None, :]
         p = product(k_c, tl.trans(q_c), PRECISION) * causal_decay(g_q[None, :], g[:, None], causal, HAS_DECAY)
 
@@ -257,19 +229,20 @@ def forward_kernel(
         x = product(operand, tl.trans(k_c), PRECISION)
         if HAS_DECAY:
             x *= tl.exp2(g)[None, :]
-        v_c = tl.load(v + first_v + (row[:, None] * (H * V) + vv[None, :]), rows_v, 0.0)
+        row_v = (token + zero) * V_STRIDE + step * (H * V)
+        v_c = tl.load(v + (first * V_STRIDE + h * V) + (row_v[:, None] + vv[None, :]), rows_v, 0.0)
         x = tl.trans(v_c).to(tl.float32) - x
         w_c = tl.load(w + (head * chunks + c) * (R * R) + ((r + zero)[:, None] * R + r[None, :]))
         update = product_with_solve(x.to(dtype), tl.trans(w_c), PRECISION)
         if SAVE:
-            at_u = u + first_v + (row[None, :] * (H * V) + vv[:, None])
+            at_u = u + (first * N * H + h) * V + (row[None, :] * (H * V) + vv[:, None])
             tl.store(at_u, update.to(dtype), live[None, :] & (vv < V)[:, None])
 
         o = product(operand, tl.trans(q_c), PRECISION)
         if HAS_DECAY:
             o *= tl.exp2(g_q)[None, :]
         o += product(update, p, PRECISION)
-        at_o = output + first_o + (query[None, :] * (H * V) + vv[:, None])
+        at_o = output + (first * H + h) * V + (query[None, :] * (H * V) + vv[:, None])
         tl.store(at_o, o.to(dtype), live_q[None, :] & (vv < V)[:, None])
 
         if HAS_DECAY:
@@ -282,38 +255,13 @@ def forward_kernel(
 
 @triton.jit(do_not_specialize=["T"])
 def backward_kernel(
-    q,
-    k,
-    beta,
-    log_decay,
-    w,
-    u,
-    states,
-    grad_output,
-    grad_final,
-    grad_q,
-    grad_k,
-    grad_v,
-    grad_beta,
-    grad_log_decay,
-    grad_initial,
-    T,
-    H: tl.constexpr,
-    N: tl.constexpr,
-    K: tl.constexpr,
-    V: tl.constexpr,
-    BK: tl.constexpr,
-    BV: tl.constexpr,
-    TOKENS: tl.constexpr,
-    STEPS_PADDED: tl.constexpr,
-    HAS_DECAY: tl.constexpr,
-    HAS_INITIAL: tl.constexpr,
-    HAS_GRAD_FINAL: tl.constexpr,
-    SMALLEST: tl.constexpr,
-    SPLIT: tl.constexpr,
-    PRECISION: tl.constexpr,
-    STAGES: tl.constexpr,
-):
+    q, k, beta, log_decay, w, u, states, grad_output, grad_final, grad_q, grad_k, grad_v, grad_beta,
+    grad_log_decay, grad_initial, T, Q_STRIDE: tl.constexpr, K_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr,
+    G_STRIDE: tl.constexpr, O_STRIDE: tl.constexpr, H: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
+    V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, TOKENS: tl.constexpr, STEPS_PADDED: tl.constexpr,
+    HAS_DECAY: tl.constexpr, HAS_INITIAL: tl.constexpr, HAS_GRAD_FINAL: tl.constexpr, SMALLEST: tl.constexpr,
+    SPLIT: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
     """Every gradient of one head, chunks in reverse; carries the transposed gradient of the state."""
     R: tl.constexpr = TOKENS * STEPS_PADDED
     Q: tl.constexpr = TOKENS if TOKENS > 16 else 16
@@ -351,22 +299,23 @@ def backward_kernel(
         first_k = (first * N * H + h) * K
         first_v = (first * N * H + h) * V
         first_q = (first * H + h) * K
-        first_o = (first * H + h) * V
         g = tl.zeros([R], tl.float32)
         g_q = tl.zeros([Q], tl.float32)
         if HAS_DECAY:
-            at = log_decay + first * H + h
-            g = tl.cumsum(tl.load(at + token * H, live & (step == 0), 0.0).to(tl.float32) * LOG2_E, 0)
-            decay_q = tl.load(at + query * H, live_q, 0.0).to(tl.float32) * LOG2_E
+            at = log_decay + first * G_STRIDE + h
+            g = tl.cumsum(load_decay(at + token * G_STRIDE, live & (step == 0)), 0)
+            decay_q = load_decay(at + query * G_STRIDE, live_q)
             g_q = tl.cumsum(decay_q, 0)
             g_end = tl.sum(decay_q, 0)
 
-        k_c = tl.load(k + first_k + (row[:, None] * (H * K) + kk[None, :]), rows_k, 0.0)
-        q_c = tl.load(q + first_q + (query[:, None] * (H * K) + kk[None, :]), queries_k, 0.0)
+        row_k = (token + zero) * K_STRIDE + step * (H * K)
+        k_c = tl.load(k + (first * K_STRIDE + h * K) + (row_k[:, None] + kk[None, :]), rows_k, 0.0)
+        at_q = q + (first * Q_STRIDE + h * K) + (query[:, None] * Q_STRIDE + kk[None, :])
+        q_c = tl.load(at_q, queries_k, 0.0)
         p = product(q_c, tl.trans(k_c), PRECISION)
         p *= causal_decay(g_q[:, None], g[None, :], cq[:, None] >= token[None, :], HAS_DECAY)
 
-        at_o = grad_output + first_o + (query[:, None] * (H * V) + vv[None, :])
+        at_o = grad_output + (first * O_STRIDE + h * V) + (query[:, None] * O_STRIDE + vv[None, :])
         do = tl.load(at_o, live_q[:, None] & (vv < V)[None, :], 0.0)
         u_c = tl.load(u + first_v + (row[:, None] * (H * V) + vv[None, :]), rows_v, 0.0)
         f = product(u_c, tl.trans(do), PRECISION)
@@ -384,10 +333,10 @@ def backward_kernel(
         tl.store(at_v, y_operand, live[None, :] & (vv < V)[:, None])
 
         uy = product(u_c, y_operand, PRECISION)
-        at_b = first * (N * H) + h + row * H
-        b_c = safe_beta(tl.load(beta + at_b, live, 0.0).to(tl.float32), SMALLEST)
+        at_b = beta + first * B_STRIDE + h + ((token + zero) * B_STRIDE + step * H)
+        b_c = safe_beta(tl.load(at_b, live, 0.0).to(tl.float32), SMALLEST)
         db = tl.sum(tl.where(r[:, None] == r[None, :], uy, 0.0), 0) / (b_c * b_c)
-        tl.store(grad_beta + at_b, db.to(grad_beta.dtype.element_ty), live)
+        tl.store(grad_beta + first * (N * H) + h + row * H, db.to(grad_beta.dtype.element_ty), live)
         m = -uy * causal_decay(g[None, :], g[:, None], r[None, :] > r[:, None], HAS_DECAY)
 
         at_s = states + (head * chunks + c) * (V * K) + ((vv + zero)[:, None] * K + kk[None, :])

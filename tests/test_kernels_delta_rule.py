@@ -1,0 +1,154 @@
+"""The delta rule's GPU kernels, on a GPU or in Triton's interpreter, against the loop in float64.
+
+The interpreter has no bfloat16 products; float16 stands for the narrow types there.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("triton")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+from tsseq.kernels import delta_rule  # noqa: E402
+from tsseq.kernels.delta_rule import custom_op  # noqa: E402
+from tsseq.testing import uninitialised_memory_is_nan  # noqa: E402
+
+NARROW = torch.bfloat16 if DEVICE == "cuda" else torch.float16
+TOLERANCE = {torch.float32: (1e-5, 1e-5), torch.float16: (2e-3, 3e-3), torch.bfloat16: (5e-3, 1e-2)}
+"""Of results and of gradients: norm of the error over norm of the exact tensor (or one, where that is smaller)."""
+
+
+def _inputs(dtype: torch.dtype, length: int, initial: bool = True, **options) -> dict[str, Tensor]:
+    generator = torch.Generator(DEVICE).manual_seed(0)
+    inputs = delta_rule._example(generator, 2, length, **options)
+    if not initial:
+        del inputs["initial_state"]
+    wide = ("initial_state", "log_decay")
+    return {name: x if name in wide else x.to(dtype) for name, x in inputs.items()}
+
+
+def _differentiate(function, inputs: dict[str, Tensor], weights: list[Tensor]) -> dict[str, Tensor]:
+    inputs = {name: x.detach().clone().requires_grad_() for name, x in inputs.items()}
+    output, state = function(**inputs)
+    weights = [w.to(x.dtype) for w, x in zip(weights, (output, state), strict=True)]
+    gradients = torch.autograd.grad((output, state), list(inputs.values()), weights)
+    return {"output": output, "state": state, **dict(zip(inputs, gradients, strict=True))}
+
+
+def _triton(query, key, value, beta, log_decay=None, initial_state=None, save=True):
+    return custom_op.delta_rule_triton(query, key, value, beta, log_decay, initial_state, save=save)
+
+
+CASES = {
+    "two chunks and a row": dict(dtype=torch.float32, length=33, step=1),
+    "one row": dict(dtype=torch.float32, length=1, step=1),
+    "part of a chunk": dict(dtype=torch.float32, length=7, step=2, initial=False),
+    "three steps": dict(dtype=torch.float32, length=9, step=3),
+    "four steps, no decay": dict(dtype=torch.float32, length=10, step=4, decay=None),
+    "strong decay": dict(dtype=torch.float32, length=33, step=1, decay=8.0, initial=False),
+    "smooth keys": dict(dtype=torch.float32, length=33, step=2, keys="smooth"),
+    "constant keys, reflections": dict(dtype=torch.float32, length=33, step=1, keys="constant", beta=2.0),
+    "no update": dict(dtype=torch.float32, length=17, step=1, beta=0.0),
+    "odd widths": dict(dtype=torch.float32, length=17, step=1, key_width=20, value_width=12),
+    "narrow": dict(dtype=NARROW, length=65, step=1, key_width=64, value_width=64),
+    "narrow, four steps": dict(dtype=NARROW, length=17, step=4, key_width=32, value_width=32, initial=False),
+    "narrow, two slices of values": dict(dtype=NARROW, length=33, step=1, key_width=32, value_width=128, head=1),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_kernels_equal_the_loop(case: dict) -> None:
+    inputs = _inputs(**case)
+    exact = {name: x.double() for name, x in inputs.items()}
+    generator = torch.Generator(DEVICE).manual_seed(1)
+    weights = [torch.randn(x.shape, generator=generator, device=DEVICE) for x in delta_rule.reference(**exact)]
+    weights[0] = weights[0].to(case["dtype"])
+    exact = _differentiate(delta_rule.reference, exact, weights)
+    with uninitialised_memory_is_nan():
+        found = _differentiate(_triton, inputs, weights)
+    for name, x in exact.items():
+        error = float((found[name].double() - x).detach().norm() / x.detach().norm().clamp(min=1))
+        assert error <= TOLERANCE[case["dtype"]][name not in ("output", "state")], f"{name}: {error:.2g}"
+
+
+def test_slices_of_a_projection_are_read_in_place() -> None:
+    inputs = _inputs(torch.float32, 20, step=2, key_width=16, value_width=16)
+    names = ("key", "value", "beta", "query")
+    parts = [inputs[name].flatten(2) for name in names]
+    split = torch.cat(parts, -1).split([x.shape[-1] for x in parts], -1)
+    slices = {name: x.view(inputs[name].shape) for name, x in zip(names, split, strict=True)}
+    assert not any(x.is_contiguous() for x in slices.values())
+    for a, b in zip(_triton(**inputs), _triton(**{**inputs, **slices}), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def test_a_reset_forgets() -> None:
+    inputs = _inputs(torch.float32, 40, step=1)
+    inputs["log_decay"][:, [5, 20, 21]] = -torch.inf
+    for a, b in zip(_triton(**inputs), delta_rule.reference(**inputs), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_either_result_alone_gives_gradients() -> None:
+    inputs = _inputs(torch.float32, 20, step=1, key_width=16, value_width=16)
+    for chosen in (0, 1):
+        mine, exact = (
+            torch.autograd.grad(f(**leaves)[chosen].square().sum(), list(leaves.values()), allow_unused=True)
+            for f, leaves in (
+                (f, {name: x.detach().clone().requires_grad_() for name, x in inputs.items()})
+                for f in (_triton, delta_rule.chunked)
+            )
+        )
+        for name, a, b in zip(inputs, mine, exact, strict=True):
+            b = torch.zeros_like(inputs[name]) if b is None else b
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_without_gradients_nothing_is_kept() -> None:
+    inputs = _inputs(torch.float32, 20, step=2)
+    _, _, _, u, states = custom_op._forward(*inputs_in_order(inputs), False)
+    assert u.numel() == states.numel() == 0
+    kept, plain = _triton(**inputs), _triton(**inputs, save=False)
+    assert all(torch.equal(a, b) for a, b in zip(kept, plain, strict=True))
+
+
+def inputs_in_order(inputs: dict[str, Tensor]) -> list[Tensor]:
+    return [inputs[name] for name in ("query", "key", "value", "beta", "log_decay", "initial_state")]
+
+
+def test_operator_has_a_schema_a_fake_and_gradients() -> None:
+    inputs = {name: x.requires_grad_() for name, x in _inputs(torch.float32, 5, step=1, head=1).items()}
+    torch.library.opcheck(
+        custom_op._forward,
+        (*inputs_in_order(inputs), True),
+        test_utils=("test_schema", "test_faketensor", "test_autograd_registration"),
+    )
+
+
+def test_compiles_whole() -> None:
+    inputs = {name: x.requires_grad_() for name, x in _inputs(torch.float32, 9, step=1, head=1).items()}
+
+    def loss(**inputs: Tensor) -> Tensor:
+        output, state = _triton(**inputs)
+        return output.square().sum() + state.sum()
+
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    for a, b in zip(*(torch.autograd.grad(f(**inputs), list(inputs.values())) for f in (loss, compiled)), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.slow
+def test_kernels_compile_without_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every kernel as it is launched, for Ampere and Hopper; registers and spills are in the output."""
+    script = Path(__file__).with_name("compile_delta_rule.py")
+    environment = {name: x for name, x in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    with capsys.disabled():
+        print(f"\n{done.stdout}")
