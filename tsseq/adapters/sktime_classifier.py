@@ -1,0 +1,246 @@
+"""`TsseqClassifier`: a classifier of tsseq as an sktime estimator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from sklearn.utils import check_random_state
+from sktime.classification.base import BaseClassifier
+
+from tsseq.adapters.shared_model import resolve_device
+from tsseq.backbone import BackboneConfig
+from tsseq.classifier import Classifier, ClassifierConfig
+
+Panel = NDArray[np.float64] | list[pd.DataFrame]
+
+
+class TsseqClassifier(BaseClassifier):
+    """Classifies multivariate series of equal or unequal lengths with linear RNNs or state-space models.
+
+    An average over `members` networks that differ in their seeds: a convolution cuts a series into positions, a
+    stack of any mixer of tsseq reads them forwards and backwards, and the mean and maximum over time give the class.
+    Channels are normalised over the training set; missing values may be NaN. Training runs in Lightning.
+
+    Parameters
+    ----------
+    mixer : str, default="lstm"
+        Sequence mixer, one of `tsseq.mixers.MIXERS`, or several joined by commas and cycled over the layers.
+    width, layers : int, default=64, 2
+        Features and residual blocks.
+    positions : int, default=50
+        Longest sequence that the mixer reads; longer series are cut into patches of as many steps as needed.
+    members : int, default=3
+        Networks to average.
+    max_epochs, max_steps : int, default=60, 3000
+        Passes over the training set of each network, and most optimiser steps.
+    batch_size : int, default=16
+    learning_rate : float, default=2e-3
+    validation : float, default=0.0
+        Share of each class that is held out, another one for each member, for early stopping; 0 trains on all data
+        by the whole schedule.
+    patience : int, default=20
+        Epochs without a lower validation loss that end the training.
+    mixer_options : dict or None, default=None
+        Keyword arguments of the mixer.
+    device : str, default="auto"
+        Where the networks run: "auto" (a GPU if there is one), "cpu", "cuda", "mps".
+    random_state : int, RandomState or None, default=0
+
+    Examples
+    --------
+    >>> from sktime.datasets import load_unit_test
+    >>> from tsseq.adapters.sktime import TsseqClassifier
+    >>> X, y = load_unit_test(split="train")
+    >>> classifier = TsseqClassifier(width=16, members=1, max_epochs=5).fit(X, y)
+    >>> classifier.predict_proba(X).shape
+    (20, 2)
+    """
+
+    _tags = {
+        "authors": ["tsseq"],
+        "maintainers": ["tsseq"],
+        "python_dependencies": ["torch", "lightning"],
+        # Arrays stay arrays; all else, of unequal lengths perhaps, becomes a list of tables.
+        "X_inner_mtype": ["df-list", "numpy3D"],
+        "y_inner_mtype": "numpy1D",
+        "capability:multivariate": True,
+        "capability:unequal_length": True,
+        "capability:missing_values": True,
+        "capability:predict_proba": True,
+        "capability:categorical_in_X": False,
+        "capability:random_state": True,
+        "property:randomness": "derandomized",
+    }
+
+    def __init__(
+        self,
+        mixer: str = "lstm",
+        width: int = 64,
+        layers: int = 2,
+        positions: int = 50,
+        members: int = 3,
+        max_epochs: int = 60,
+        max_steps: int = 3000,
+        batch_size: int = 16,
+        learning_rate: float = 2e-3,
+        validation: float = 0.0,
+        patience: int = 20,
+        mixer_options: dict[str, Any] | None = None,
+        device: str = "auto",
+        random_state: Any = 0,
+    ) -> None:
+        self.mixer = mixer
+        self.width = width
+        self.layers = layers
+        self.positions = positions
+        self.members = members
+        self.max_epochs = max_epochs
+        self.max_steps = max_steps
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.validation = validation
+        self.patience = patience
+        self.mixer_options = mixer_options
+        self.device = device
+        self.random_state = random_state
+        super().__init__()
+
+    def reset(self) -> TsseqClassifier:
+        """As in sktime, which resets at each fit, but leaving what scikit-learn put there for the time of a fit.
+
+        From 1.9 on a scikit-learn pipeline hangs a callback context on its steps, and fails if it is gone later.
+        """
+        context = self.__dict__.get("_parent_callback_ctx")
+        super().reset()
+        if context is not None:
+            self._parent_callback_ctx = context
+        return self
+
+    def __sklearn_tags__(self) -> Any:
+        """What scikit-learn asks of a step since 1.6, and sktime does not answer."""
+        from sklearn.utils import ClassifierTags, Tags, TargetTags
+
+        return Tags(
+            estimator_type="classifier", target_tags=TargetTags(required=True), classifier_tags=ClassifierTags()
+        )
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return bool(self.is_fitted)
+
+    def _fit(self, X: Panel, y: NDArray[Any]) -> TsseqClassifier:
+        from tsseq.classifier_training import ClassifierTrainingConfig, fit
+
+        if self.members < 1 or self.positions < 1:
+            raise ValueError(f"expected members and positions of at least 1, got {self.members} and {self.positions}")
+        values = _to_array(X)
+        labels = np.searchsorted(self.classes_, y)
+        random = check_random_state(self.random_state)
+        device = str(resolve_device(self.device))
+        networks = []
+        for seed in random.randint(2**31, size=self.members):
+            training = ClassifierTrainingConfig(
+                max_epochs=self.max_epochs,
+                min_steps=min(500, self.max_steps),
+                max_steps=self.max_steps,
+                batch_size=self.batch_size,
+                learning_rate=self.learning_rate,
+                validation=self.validation,
+                patience=self.patience,
+                seed=int(seed),
+            )
+            with torch.random.fork_rng():
+                torch.manual_seed(seed)
+                network = Classifier(self._network(values))
+                networks.append(fit(network, values, labels, training, device=device))
+        self._networks = _Networks(tuple(networks))
+        return self
+
+    def _network(self, values: NDArray[np.float32]) -> ClassifierConfig:
+        mixers = tuple(self.mixer.split(","))
+        stride = -(-values.shape[1] // self.positions)
+        return ClassifierConfig(
+            channels=values.shape[2],
+            classes=len(self.classes_),
+            stride=stride,
+            kernel=max(5, 2 * stride + 1),
+            backbone=BackboneConfig(
+                mixers=mixers,
+                width=self.width,
+                layers=self.layers,
+                mlp_width=2 * self.width,
+                options={name: self.mixer_options or {} for name in mixers},
+            ),
+        )
+
+    def _predict(self, X: Panel) -> NDArray[Any]:
+        labels: NDArray[Any] = np.asarray(self.classes_)[self._predict_proba(X).argmax(1)]
+        return labels
+
+    def _predict_proba(self, X: Panel) -> NDArray[np.float64]:
+        from tsseq.classifier_training import log_probabilities
+
+        values, device = torch.from_numpy(_to_array(X)), resolve_device(self.device)
+        channels = self._networks.members[0].config.channels
+        if values.shape[2] != channels:
+            raise ValueError(f"expected series of {channels} channels as in fit, got {values.shape[2]}")
+        members = [log_probabilities(member.to(device), values).exp() for member in self._networks.members]
+        mean: NDArray[np.float64] = torch.stack(members).double().mean(0).numpy()
+        return np.asarray(mean / mean.sum(1, keepdims=True))
+
+    @classmethod
+    def get_test_params(cls, parameter_set: str = "default") -> list[dict[str, Any]]:
+        """Parameters of instances that fit and predict in milliseconds."""
+        quick = {"width": 8, "layers": 1, "positions": 8, "max_steps": 2, "device": "cpu"}
+        return [
+            {**quick, "mixer": "lru", "members": 1},
+            {**quick, "mixer": "lstm,min_gru", "members": 2, "validation": 0.3},
+        ]
+
+
+class _Networks:
+    """Trained classifiers, never changed again: shared by copies, configurations and bare weights in a pickle."""
+
+    def __init__(self, members: tuple[Classifier, ...]) -> None:
+        self.members = members
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Networks:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _from_bytes, ([(member.config.to_dict(), _to_bytes(member)) for member in self.members],)
+
+
+def _to_bytes(member: Classifier) -> bytes:
+    weights = {name: weight.detach().cpu().contiguous() for name, weight in member.state_dict().items()}
+    return bytes(safetensors.torch.save(weights))
+
+
+def _from_bytes(saved: list[tuple[dict[str, Any], bytes]]) -> _Networks:
+    members = []
+    for config, weights in saved:
+        member = Classifier(ClassifierConfig.from_dict(config))
+        member.load_state_dict(safetensors.torch.load(weights))
+        members.append(member.eval())
+    return _Networks(tuple(members))
+
+
+def _to_array(X: Panel) -> NDArray[np.float32]:
+    """Series as case × time × channel, NaN after the end of shorter ones. Raises ValueError for infinite values."""
+    if isinstance(X, np.ndarray):
+        values = np.asarray(X, np.float32).transpose(0, 2, 1)
+    else:
+        length = max(len(table) for table in X)
+        values = np.full((len(X), length, X[0].shape[1]), np.nan, np.float32)
+        for row, table in enumerate(X):
+            values[row, : len(table)] = table.to_numpy(dtype=np.float32, na_value=np.nan)
+    if np.isinf(values).any():
+        case = int(np.argwhere(np.isinf(values))[0, 0])
+        raise ValueError(
+            f"expected finite values or NaN for missing in X, got an infinite one in series {case}: impute it"
+        )
+    return np.ascontiguousarray(values)

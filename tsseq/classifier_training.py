@@ -1,0 +1,213 @@
+"""Trains a `Classifier` with Lightning: normalisation, augmentation, early stopping."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+from numpy.typing import NDArray
+from torch import Generator, Tensor
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader, TensorDataset
+
+from tsseq.classifier import Classifier
+from tsseq.finetuning import quiet
+
+Values = NDArray[np.float32]
+Labels = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ClassifierTrainingConfig:
+    """AdamW with a warm-up and a cosine decay over `max_epochs`, but at least `min_steps` and at most `max_steps`.
+
+    With `validation` > 0 this share of each class is held out, and the weights of the epoch with the lowest
+    validation loss are returned; training ends after `patience` epochs without a lower one. `mixup` is the
+    parameter of the Beta distribution that mixes pairs of series (Zhang et al., arXiv 1710.09412), `noise` and
+    `stretch` the standard deviations of added noise and of a factor per channel, `hidden` the longest share of a
+    series that is masked; 0 leaves each out.
+    """
+
+    max_epochs: int = 60
+    min_steps: int = 500
+    max_steps: int = 3000
+    batch_size: int = 16
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.05
+    label_smoothing: float = 0.1
+    mixup: float = 0.0
+    noise: float = 0.0
+    stretch: float = 0.0
+    hidden: float = 0.0
+    validation: float = 0.0
+    patience: int = 20
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.max_epochs, self.max_steps, self.batch_size, self.patience) < 1:
+            raise ValueError(
+                "expected max_epochs, max_steps, batch_size and patience of at least 1, got "
+                f"{self.max_epochs}, {self.max_steps}, {self.batch_size} and {self.patience}"
+            )
+        if not 0 <= self.validation < 1:
+            raise ValueError(f"expected validation in [0, 1), got {self.validation}")
+
+    def steps(self, cases: int) -> int:
+        """Optimiser steps for a training set of this size."""
+        return min(self.max_steps, max(self.min_steps, self.max_epochs * max(1, cases // self.batch_size)))
+
+
+def fit(
+    classifier: Classifier,
+    values: Values,
+    labels: Labels,
+    config: ClassifierTrainingConfig,
+    *,
+    device: str = "auto",
+) -> Classifier:
+    """Train `classifier` in place on series (case × time × channel, NaN where missing and after the end of a shorter
+    one) and their classes, counted from 0; returns it on the CPU."""
+    data = torch.from_numpy(np.asarray(values, np.float32))
+    target = torch.from_numpy(np.asarray(labels, np.int64))
+    train, held_out = split(labels, config.validation, config.seed)
+    _normalise(classifier, data[train])
+    best = _BestEpoch(data[held_out], target[held_out], config.patience) if len(held_out) else None
+    accelerator, _, number = device.partition(":")
+    batch_size = min(config.batch_size, len(train))
+    with quiet():
+        trainer = lightning.Trainer(
+            accelerator=accelerator,
+            devices=[int(number)] if number else 1,
+            max_steps=config.steps(len(train)),
+            callbacks=[best] if best else [],
+            gradient_clip_val=1.0,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        loader = DataLoader(
+            TensorDataset(data[train], target[train]),
+            batch_size=batch_size,
+            shuffle=True,
+            drop_last=True,
+            generator=Generator().manual_seed(config.seed),
+        )
+        trainer.fit(ClassifierModule(classifier, config, trainer.max_steps), loader)
+    if best is not None:
+        classifier.load_state_dict(best.weights)
+    return classifier.cpu().eval()
+
+
+class ClassifierModule(lightning.LightningModule):
+    """Cross-entropy with label smoothing on augmented batches of (values, label)."""
+
+    def __init__(self, classifier: Classifier, config: ClassifierTrainingConfig, steps: int) -> None:
+        super().__init__()
+        self.classifier, self.config, self.steps = classifier, config, steps
+        self.generator = Generator().manual_seed(config.seed)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        values, labels = batch
+        target = F.one_hot(labels, self.classifier.config.classes).float()
+        values, target = self._augment(values, target)
+        return F.cross_entropy(self.classifier(values), target, label_smoothing=self.config.label_smoothing)
+
+    def _augment(self, values: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        config, scale, shape = self.config, self.classifier.scale, values.shape
+        if config.noise:
+            values = values + config.noise * scale * self._draw(torch.randn, shape, values)
+        if config.stretch:
+            factor = 1 + config.stretch * self._draw(torch.randn, (shape[0], 1, shape[2]), values)
+            values = self.classifier.loc + (values - self.classifier.loc) * factor
+        if config.hidden:
+            start, length = self._draw(torch.rand, (2, shape[0], 1, 1), values) * shape[1]
+            time = torch.arange(shape[1], device=values.device)[:, None]
+            inside = (time >= start) & (time < start + config.hidden * length) & ~values.isnan()
+            values = torch.where(inside, self.classifier.loc, values)
+        if config.mixup:
+            values, target = self._mix(values, target)
+        return values, target
+
+    def _mix(self, values: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        gammas = torch.full((2, len(values)), self.config.mixup)
+        first, second = torch._standard_gamma(gammas, generator=self.generator).to(values.device)
+        share = (first / (first + second).clamp(min=1e-12)).nan_to_num(0.5)[:, None]
+        other = torch.randperm(len(values), generator=self.generator).to(values.device)
+        mixed = torch.lerp(values[other], values, share[..., None])
+        # Where one of the two has ended or is missing the other one stands alone.
+        mixed = torch.where(values.isnan(), values[other], torch.where(values[other].isnan(), values, mixed))
+        return mixed, torch.lerp(target[other], target, share)
+
+    def _draw(self, distribution: Any, shape: Sequence[int], like: Tensor) -> Tensor:
+        drawn: Tensor = distribution(tuple(shape), generator=self.generator)
+        return drawn.to(like)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        matrices = [p for p in self.parameters() if p.ndim > 1]
+        vectors = [p for p in self.parameters() if p.ndim <= 1]
+        groups = [
+            {"params": matrices, "weight_decay": self.config.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=self.config.learning_rate, betas=(0.9, 0.98))
+        schedule = LambdaLR(optimizer, self._factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _factor(self, step: int) -> float:
+        up = (step + 1) / (0.1 * self.steps)
+        return min(1.0, up) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.steps)))
+
+
+class _BestEpoch(Callback):
+    """Keeps the weights of the epoch with the lowest validation loss, and stops when they stay the best."""
+
+    def __init__(self, values: Tensor, labels: Tensor, patience: int) -> None:
+        self.values, self.labels, self.patience = values, labels, patience
+        self.best, self.stale = math.inf, 0
+        self.weights: dict[str, Tensor] = {}
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, module: ClassifierModule) -> None:
+        loss = float(F.nll_loss(log_probabilities(module.classifier, self.values), self.labels))
+        module.classifier.train()
+        self.stale += 1
+        if loss < self.best or not self.weights:
+            self.best, self.stale = loss, 0
+            self.weights = copy.deepcopy(module.classifier.state_dict())
+        trainer.should_stop = trainer.should_stop or self.stale >= self.patience
+
+
+@torch.inference_mode()
+def log_probabilities(classifier: Classifier, values: Tensor, batch_size: int = 64) -> Tensor:
+    """Log-probabilities of the classes on the CPU, case × class."""
+    classifier.eval()
+    device = classifier.loc.device
+    return torch.cat([classifier(rows.to(device)).log_softmax(-1).cpu() for rows in values.split(batch_size)])
+
+
+def split(labels: Labels, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positions to train on and to validate on: `share` of each class, rounded, but never all of one."""
+    rng = np.random.default_rng(seed)
+    held_out = [
+        rng.permutation(rows)[: min(round(share * len(rows)), len(rows) - 1)]
+        for rows in (np.flatnonzero(labels == label) for label in np.unique(labels))
+    ]
+    chosen = np.sort(np.concatenate(held_out))
+    return np.setdiff1d(np.arange(len(labels)), chosen), chosen
+
+
+def _normalise(classifier: Classifier, values: Tensor) -> None:
+    """The mean and standard deviation of each channel; a channel that is constant or missing keeps its unit."""
+    rows = values.flatten(0, 1).double()
+    mean = rows.nanmean(0).nan_to_num()
+    deviation = (rows - mean).square().nanmean(0).sqrt().nan_to_num()
+    classifier.loc.copy_(mean)
+    classifier.scale.copy_(torch.where(deviation > 1e-8 * mean.abs().clamp(min=1e-30), deviation, 1.0))
