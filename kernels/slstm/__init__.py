@@ -25,8 +25,9 @@ def slstm(
     c_t = f' c_{t-1} + i' tanh(z~), n_t = f' n_{t-1} + i', h_t = sigmoid(o~) c_t / n_t.
 
     Returns h in the dtype of `cell_input` and the last (c, n, m, h), stacked on axis 1, in float32 (float64 for
-    float64 inputs). `initial_state` None means c = n = h = 0 and m = -inf. Gradients flow to every argument
-    from both. xLSTM: Beck et al., arXiv 2405.04517.
+    float64 inputs). Only c / n and m + log n matter to what follows, so it comes back scaled to n = 1.
+    `initial_state` None means c = n = h = 0 and m = -inf. Gradients flow to every argument from both.
+    xLSTM: Beck et al., arXiv 2405.04517.
 
     Raises ValueError if there is no position or the shapes disagree.
     """
@@ -51,8 +52,8 @@ def _check(i: Tensor, f: Tensor, z: Tensor, o: Tensor, recurrent: Tensor, initia
 
 
 def example_inputs(generator: Generator, batch: int, length: int) -> dict[str, dict[str, Tensor]]:
-    """Random gates; gates far out on both sides; a state half-way through a sequence; no recurrence."""
-    head, key = 2, 16
+    """Random gates; gates far out on both sides; slow forgetting."""
+    head, key = 2, 8
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, device=generator.device)
@@ -69,9 +70,7 @@ def example_inputs(generator: Generator, batch: int, length: int) -> dict[str, d
         return inputs
 
     return {
-        "random": example(1.0, 0.5, state=False),
-        "with state": example(1.0, 0.5),
-        "long memory": example(1.0, 0.3, forget_bias=5.0),
+        "random": example(1.0, 0.5),
         "large gates": example(10.0, 0.3, state=False),
-        "no recurrence": example(1.0, 0.0, forget_bias=-5.0),
+        "long memory": example(1.0, 0.3, forget_bias=5.0),
     }

@@ -33,4 +33,6 @@ def reference(
         n = keep * n + enter
         h = torch.sigmoid(o) * c / n
         outputs.append(h)
-    return torch.stack(outputs, dim=1).to(cell_input.dtype), torch.stack([c, n, m, h], dim=1)
+    return torch.stack(outputs, dim=1).to(cell_input.dtype), torch.stack(
+        [c / n, torch.ones_like(n), m + n.log(), h], dim=1
+    )
