@@ -18,11 +18,12 @@ from gluonts.model import evaluate_model
 from gluonts.model.forecast import QuantileForecast
 from gluonts.model.predictor import Predictor as GluonPredictor
 
-from tsseq.adapters.gluonts import TsseqPredictor
+from tsseq.adapters.gluonts import TsseqEstimator, TsseqPredictor
 from tsseq.backbone import BackboneConfig
+from tsseq.covariates import forecast_with_covariates
 from tsseq.datasets import bundled
 from tsseq.forecaster import DECILES, Forecaster, ForecasterConfig
-from tsseq.inference import Predictor
+from tsseq.inference import InferenceConfig, Predictor
 from tsseq.metrics import error_sums, scores, seasonal_error
 
 
@@ -109,6 +110,50 @@ def test_pandas_datasets(model):
     assert forecast.item_id == "airline" and str(forecast.index[0]) == "1961-01"
 
 
+def test_covariates_are_used_as_the_arrays_are(model, caplog):
+    rng = np.random.default_rng(0)
+    promotion = (np.arange(70) % 5 == 0) * 1.0
+    noise = rng.normal(size=(3, 70))
+    targets = [10 * promotion[:60] + noise[0, :60], 10 * promotion[30:60] + noise[1, :30], noise[2, :60]]
+    start = pd.Period("2020", "D")
+    entries = [
+        {
+            "start": start,
+            "target": targets[0],
+            "feat_dynamic_real": promotion[None],
+            "past_feat_dynamic_real": noise[:1, :60],
+        },
+        {
+            "start": start,
+            "target": targets[1],
+            "feat_dynamic_real": promotion[None, 30:],
+            "past_feat_dynamic_real": noise[1:2, :30],
+        },
+        {"start": start, "target": targets[2], "feat_static_cat": np.array([1])},
+    ]
+    with caplog.at_level(logging.WARNING):
+        forecasts = list(TsseqPredictor(10, model).predict(entries))
+    assert "ignored: feat_static_cat" in caplog.text
+    pad = np.full(30, np.nan)
+    context = np.stack([targets[0], np.append(pad, targets[1])])
+    known = np.stack([promotion[:60], np.append(pad, promotion[30:60])])
+    past = np.stack([known, np.stack([noise[0, :60], np.append(pad, noise[1, :30])])], axis=-1)
+    future = np.stack([np.stack([promotion[60:]] * 2), np.full((2, 10), np.nan)], axis=-1)
+    direct = forecast_with_covariates(
+        Predictor(model, InferenceConfig(nonnegative=False)), context, past, future, DECILES, nonnegative=True
+    )
+    for row in range(2):
+        np.testing.assert_allclose(forecasts[row].forecast_array[:9], direct.quantiles[row].T, rtol=1e-5)
+        np.testing.assert_allclose(forecasts[row].mean, direct.mean[row], rtol=1e-5)
+    assert "none" not in direct.chosen
+    plain = list(TsseqPredictor(10, model, covariates=False).predict(entries))
+    np.testing.assert_allclose(plain[2].forecast_array, forecasts[2].forecast_array, rtol=1e-5)
+    assert not np.allclose(plain[0].forecast_array, forecasts[0].forecast_array)
+    short = [{"start": start, "target": targets[0], "feat_dynamic_real": promotion[None, :50]}]
+    with pytest.raises(GluonTSDataError, match="at least as long as the target"):
+        list(TsseqPredictor(10, model).predict(short))
+
+
 def test_other_levels_and_lead_time(model, dataset):
     plain = next(iter(TsseqPredictor(9, model, quantile_levels=(0.05, 0.5)).predict(dataset)))
     led = next(iter(TsseqPredictor(6, model, quantile_levels=(0.05, 0.5), lead_time=3).predict(dataset)))
@@ -130,6 +175,28 @@ def test_nothing_observed_is_zero(model, caplog):
     with caplog.at_level(logging.WARNING):
         (forecast,) = TsseqPredictor(2, model).predict(entries)
     assert (forecast.forecast_array == 0).all() and "void" in caplog.text
+
+
+def test_the_estimator_fine_tunes_and_trains(model, caplog):
+    t = np.arange(120)
+    rows = [10.0 * i + (t + i) % 6 for i in range(4)]
+    data = ListDataset([{"start": "2020", "target": row} for row in rows], freq="D")
+    truth = np.stack([10.0 * i + (np.arange(120, 126) + i) % 6 for i in range(4)])
+
+    def error(predictor):
+        return np.abs(np.stack([forecast.quantile(0.5) for forecast in predictor.predict(data)]) - truth).mean()
+
+    settings = {"max_steps": 60, "learning_rate": 5e-3, "device": "cpu", "flip": False}
+    with caplog.at_level(logging.INFO, logger="tsseq"):
+        tuned = TsseqEstimator(6, model, **settings).train(data)
+    assert "improved" in caplog.text and isinstance(tuned, TsseqPredictor) and not tuned.inference.flip
+    assert error(tuned) < 0.5 * error(TsseqPredictor(6, model))
+    new = TsseqEstimator(6, None, mixer="min_gru", width=16, layers=1, **settings).train(data)
+    assert new.forecaster.config.backbone.mixers == ("min_gru",) and error(new) < error(TsseqPredictor(6, model))
+    with pytest.raises(GluonTSDataError, match="three values"):
+        TsseqEstimator(6, model).train(ListDataset([{"start": "2020", "target": [1.0]}], freq="D"))
+    with pytest.raises(ValueError, match="expected mixers among"):
+        TsseqEstimator(6, None, mixer="transformer")
 
 
 def test_bad_input_says_what_to_do(model):

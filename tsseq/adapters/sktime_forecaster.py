@@ -17,10 +17,11 @@ from sktime.forecasting.base import BaseForecaster, ForecastingHorizon
 
 from tsseq.adapters.shared_model import SharedModel, resolve_device
 from tsseq.adapters.sktime_grid import Grid, align, find_frequency, future_index, places
+from tsseq.adapters.with_covariates import Covariates, forecast_series, warn_of_ignored
 from tsseq.backbone import BackboneConfig
 from tsseq.forecaster import Forecaster, ForecasterConfig
 from tsseq.frequency import Frequency
-from tsseq.inference import InferenceConfig, Predictor
+from tsseq.inference import InferenceConfig
 
 MODES = ("zero_shot", "fine_tune", "from_scratch")
 POINTS = ("median", "mean")
@@ -55,6 +56,10 @@ class TsseqForecaster(BaseForecaster):
         Average with the mirrored forecast of the mirrored series; doubles the time.
     nonnegative : bool, default=True
         No forecast below zero for a series that never is.
+    covariates : bool, default=True
+        Use X, by a ridge regression fitted to the context (see `tsseq.covariates`), for the series whose last values
+        it helps to forecast. Columns that X lacks in `predict` are covariates of the past only, and forecast
+        themselves. Costs about ten forecasts more; False ignores X.
     freq : str or None, default=None
         Frequency alias, old or new pandas spelling, for time stamps that do not show it; absent rows are then
         missing values.
@@ -82,7 +87,7 @@ class TsseqForecaster(BaseForecaster):
         "y_inner_mtype": ["pd.DataFrame", "pd-multiindex", "pd_multiindex_hier"],
         "X_inner_mtype": ["pd.DataFrame", "pd-multiindex", "pd_multiindex_hier"],
         "capability:multivariate": True,
-        "capability:exogenous": False,
+        "capability:exogenous": True,
         "capability:insample": False,
         "capability:pred_int": True,
         "capability:pred_int:insample": False,
@@ -112,6 +117,7 @@ class TsseqForecaster(BaseForecaster):
         point: str = "median",
         flip: bool = True,
         nonnegative: bool = True,
+        covariates: bool = True,
         freq: Any = None,
         device: str = "auto",
         random_state: Any = 0,
@@ -127,6 +133,7 @@ class TsseqForecaster(BaseForecaster):
         self.point = point
         self.flip = flip
         self.nonnegative = nonnegative
+        self.covariates = covariates
         self.freq = freq
         self.device = device
         self.random_state = random_state
@@ -135,6 +142,8 @@ class TsseqForecaster(BaseForecaster):
     def __dynamic_tags__(self) -> None:
         if self.mode in MODES[1:]:
             self.set_tags(python_dependencies=["torch", "lightning"])
+        if not self.covariates:
+            self.set_tags(**{"capability:exogenous": False})
 
     def __post_init__(self) -> None:
         self._y = self._X = None
@@ -159,7 +168,8 @@ class TsseqForecaster(BaseForecaster):
                 pass  # such as the 15th of each month: no pandas offset says it, and `_future` does without
 
     def _fit(self, y: pd.DataFrame, X: pd.DataFrame | None, fh: ForecastingHorizon | None) -> TsseqForecaster:
-        self._check(y)
+        self._check("y", y)
+        self._check("X", X)
         self._cur_y, self._cur_X = y, X
         self._shared = self._train(y, fh)
         self._keep_tail()
@@ -206,7 +216,8 @@ class TsseqForecaster(BaseForecaster):
         return InferenceConfig(flip=self.flip, nonnegative=self.nonnegative)
 
     def _update(self, y: pd.DataFrame, X: pd.DataFrame | None = None, update_params: bool = True) -> TsseqForecaster:
-        self._check(y)
+        self._check("y", y)
+        self._check("X", X)
         self._cur_y = _merge(self._cur_y, y)
         self._cur_X = X if self._cur_X is None else self._cur_X if X is None else _merge(self._cur_X, X)
         if update_params and self.mode != "zero_shot":
@@ -216,11 +227,14 @@ class TsseqForecaster(BaseForecaster):
 
     def _keep_tail(self) -> None:
         """Copy what the network can read; the training modes keep all, as an update trains again."""
-        y = self._cur_y
-        if self.mode == "zero_shot":
-            place = align(y.index, self._cutoff, self._frequency).place
-            y = y[place > place.max() - self._shared.forecaster.config.max_context]
-        self._cur_y = y.copy()
+        length = self._shared.forecaster.config.max_context if self.mode == "zero_shot" else None
+        self._cur_y = self._tail(self._cur_y, length)
+        self._cur_X = None if self._cur_X is None else self._tail(self._cur_X, length)
+
+    def _tail(self, table: pd.DataFrame, length: int | None) -> pd.DataFrame:
+        if length is None:
+            return table.copy()
+        return table[align(table.index, self._cutoff, self._frequency).place > -length].copy()
 
     def _predict(self, fh: ForecastingHorizon, X: pd.DataFrame | None) -> pd.DataFrame:
         result, index = self._forecast(fh, X, (0.5,))
@@ -244,15 +258,33 @@ class TsseqForecaster(BaseForecaster):
         first = max(int(grid.place.min()), 1 - model.config.max_context)
         context = grid.scatter(y, min(first, 0), 0)
         self._warn_of_nothing(context, grid)
-        forecast = Predictor(model, self._inference).forecast(
-            context.reshape(-1, context.shape[-1]), int(steps.max()), levels
-        )
-        shape = context.shape[:2]
+        horizon, shape = int(steps.max()), (*context.shape[:2], len(steps))
+        covariates = self._covariates(X, grid, context.shape, horizon)
+        rows = context.reshape(-1, context.shape[-1])
+        forecast = forecast_series(model, self._inference, rows, horizon, levels, covariates)
         result = {
-            "mean": forecast.mean.numpy()[:, steps - 1].reshape(*shape, len(steps)),
-            "quantiles": forecast.quantiles.numpy()[:, steps - 1].reshape(*shape, len(steps), len(levels)),
+            "mean": forecast.mean[:, steps - 1].reshape(shape),
+            "quantiles": forecast.quantiles[:, steps - 1].reshape(*shape, len(levels)),
         }
         return result, self._future(fh, grid, steps)
+
+    def _covariates(
+        self, X: pd.DataFrame | None, grid: Grid, shape: tuple[int, ...], horizon: int
+    ) -> Covariates | None:
+        """X of `fit`, `update` and `predict` beside a context of this shape (series × column × time), if any."""
+        known = self._cur_X
+        self._check("X", X)
+        if X is not None:
+            new = X.columns if known is None else X.columns.difference(known.columns, sort=False)
+            if len(new):
+                warn_of_ignored(list(new), "are not in the X of fit")
+        if known is None:
+            return None
+        table = known if X is None else _merge(known, X[X.columns.intersection(known.columns, sort=False)])
+        table = table[known.columns]
+        rows = align(table.index, self._cutoff, self._frequency).like(grid)
+        values = rows.scatter(table, 1 - shape[-1], horizon).transpose(0, 2, 1).repeat(shape[1], axis=0)
+        return Covariates(values[:, : shape[-1]], values[:, shape[-1] :], list(known.columns))
 
     def _steps(self, fh: ForecastingHorizon) -> NDArray[np.int64]:
         """Steps after the cutoff, rising."""
@@ -272,13 +304,15 @@ class TsseqForecaster(BaseForecaster):
         levels = [series.get_level_values(level) for level in range(series.nlevels)]
         return pd.MultiIndex.from_arrays([*levels, times[np.tile(np.arange(len(times)), len(grid))]], names=names)
 
-    def _check(self, y: pd.DataFrame) -> None:
-        infinite = np.isinf(y.to_numpy(dtype=np.float64, na_value=np.nan))
+    def _check(self, name: str, table: pd.DataFrame | None) -> None:
+        if table is None:
+            return
+        infinite = np.isinf(table.to_numpy(dtype=np.float64, na_value=np.nan))
         if infinite.any():
             row, column = np.argwhere(infinite)[0]
             raise ValueError(
-                f"expected finite values or NaN for missing in y, got an infinite one in column {y.columns[column]!r} "
-                f"at {y.index[row]}: replace it by NaN, or impute it in a pipeline"
+                f"expected finite values or NaN for missing in {name}, got an infinite one in column "
+                f"{table.columns[column]!r} at {table.index[row]}: replace it by NaN, or impute it in a pipeline"
             )
 
     def _warn_of_nothing(self, context: NDArray[np.float64], grid: Grid) -> None:
@@ -293,7 +327,7 @@ class TsseqForecaster(BaseForecaster):
         quick = {"flip": False, "device": "cpu", "max_steps": 1}
         pretrained = {**quick, "model": str(_tiny_checkpoint())}
         new = {**quick, "mode": "from_scratch", "mixer": "lru", "width": 8, "layers": 1, "point": "mean"}
-        return [pretrained, {**pretrained, "mode": "fine_tune"}, new]
+        return [pretrained, {**pretrained, "mode": "fine_tune", "covariates": False}, new]
 
 
 def _rows(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -303,9 +337,12 @@ def _rows(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _merge(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
-    """All rows of both in order; where both have one, the new one."""
+    """All rows of both in order; where both have one, the new one, but for what it misses."""
     both = pd.concat([old, new])
-    return both[~both.index.duplicated(keep="last")].sort_index()
+    repeated = both.index.duplicated(keep="last")
+    if repeated.any():
+        both = new.combine_first(old)[old.columns]
+    return both.sort_index()
 
 
 @functools.cache

@@ -1,0 +1,159 @@
+"""Covariates around a forecaster: the regression, what it learns from the context, and when it stays away."""
+
+import numpy as np
+import pytest
+
+from tsseq.covariates import CovariateConfig, constant_columns, forecast_with_covariates, ridge
+from tsseq.seasonal_naive import SeasonalNaive
+
+DAYS = 7
+
+
+def weekly(series=3, length=150, horizon=14, seed=0):
+    """Weekly seasons that a seasonal forecaster continues, plus the effect of a covariate that changes at random."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(length + horizon)
+    base = 50 + 5 * np.sin(2 * np.pi * t / DAYS) + rng.normal(0, 0.2, (series, len(t)))
+    promotion = (rng.uniform(size=(series, len(t), 1)) < 0.2) * 1.0
+    return base, promotion
+
+
+def run(context, past, future, **settings):
+    return forecast_with_covariates(SeasonalNaive(DAYS), context, past, future, (0.1, 0.5, 0.9), **settings)
+
+
+def test_a_known_effect_is_carried_into_the_future():
+    base, promotion = weekly()
+    y = base + 20 * promotion[..., 0]
+    forecast = run(y[:, :150], promotion[:, :150], promotion[:, 150:])
+    plain = SeasonalNaive(DAYS).forecast(y[:, :150], 14)
+    error = np.abs(forecast.quantiles[..., 1] - y[:, 150:]).mean()
+    assert error < 0.6 < 3 < np.abs(plain.mean - y[:, 150:]).mean()
+    assert set(forecast.chosen) <= {"levels", "changes"}
+    assert (np.diff(forecast.quantiles, axis=-1) >= 0).all()
+
+
+def test_an_effect_with_a_delay():
+    base, promotion = weekly(seed=1)
+    y = base + 20 * np.roll(promotion[..., 0], 2, axis=1)
+    forecast = run(y[:, :150], promotion[:, :150], promotion[:, 150:])
+    assert np.abs(forecast.mean - y[:, 150:]).mean() < 0.8
+    lagless = run(y[:, :150], promotion[:, :150], promotion[:, 150:], config=CovariateConfig(lags=0))
+    assert np.abs(lagless.mean - y[:, 150:]).mean() > 2
+
+
+def test_a_covariate_that_explains_nothing_is_left_out():
+    base, promotion = weekly(series=20)
+    forecast = run(base[:, :150], promotion[:, :150], promotion[:, 150:])
+    plain = SeasonalNaive(DAYS).forecast(base[:, :150], 14, (0.1, 0.5, 0.9))
+    assert forecast.chosen.count("none") >= 15
+    unused = [row for row, kind in enumerate(forecast.chosen) if kind == "none"]
+    np.testing.assert_allclose(forecast.quantiles[unused], plain.quantiles[unused])
+    # Two random walks are the textbook case of a regression without a meaning.
+    rng = np.random.default_rng(0)
+    walks = rng.normal(size=(2, 40, 214)).cumsum(-1)
+    result = run(walks[0, :, :200], walks[1, :, :200, None], walks[1, :, 200:, None])
+    naive = SeasonalNaive(DAYS).forecast(walks[0, :, :200], 14)
+    errors = [np.abs(mean - walks[0, :, 200:]).mean() for mean in (result.mean, naive.mean)]
+    assert errors[0] < 1.1 * errors[1]
+
+
+def test_a_covariate_of_the_past_is_forecast():
+    rng = np.random.default_rng(0)
+    t = np.arange(164)
+    temperature = 10 * np.sin(2 * np.pi * t / DAYS)[None, :, None] + rng.normal(size=(2, 164, 1))
+    y = 100 - 3 * temperature[..., 0] + rng.normal(0, 0.1, (2, 164))
+    unknown = np.full((2, 14, 1), np.nan)
+    forecast = run(y[:, :150], temperature[:, :150], unknown)
+    assert np.isfinite(forecast.mean).all()
+    whole = run(y[:, :150], temperature[:, :150], temperature[:, 150:])
+    errors = [np.abs(f.mean - y[:, 150:]).mean() for f in (whole, forecast)]
+    assert errors[0] < 0.3 < errors[1] < 6
+
+
+def test_gaps_in_everything():
+    base, promotion = weekly()
+    y = base + 20 * promotion[..., 0]
+    y[0, :60] = y[1, 20:30] = y[2, ::9] = np.nan
+    promotion[0, :50] = promotion[1, 100:103] = promotion[2, 155] = np.nan
+    forecast = run(y[:, :150], promotion[:, :150], promotion[:, 150:])
+    error = np.abs(forecast.mean - base[:, 150:] - 20 * np.nan_to_num(promotion[:, 150:, 0]))
+    assert error.mean() < 2.5 and np.isfinite(forecast.quantiles).all()
+
+
+def test_series_do_not_see_each_other():
+    base, promotion = weekly(series=4)
+    y = base + np.array([20, 0, -5, 1])[:, None] * promotion[..., 0]
+    whole = run(y[:, :150], promotion[:, :150], promotion[:, 150:])
+    for row in range(4):
+        one = slice(row, row + 1)
+        alone = run(y[one, :150], promotion[one, :150], promotion[one, 150:])
+        np.testing.assert_allclose(alone.quantiles, whole.quantiles[one], rtol=1e-9)
+
+
+def test_a_unit_of_the_covariate_or_the_series_does_not_matter():
+    base, promotion = weekly()
+    y = base + 20 * promotion[..., 0]
+    plain = run(y[:, :150], promotion[:, :150], promotion[:, 150:])
+    scaled = 1e6 + 1e-3 * promotion
+    other = run(1e4 * y[:, :150], scaled[:, :150], scaled[:, 150:])
+    np.testing.assert_allclose(other.quantiles, 1e4 * plain.quantiles, rtol=1e-5)
+
+
+def test_what_is_never_negative_stays_so():
+    base, promotion = weekly()
+    y = (base - 50).clip(min=0) + 5 - 5 * promotion[..., 0]
+    deeper = 3 * promotion[:, 150:]
+    assert run(y[:, :150].clip(min=0), promotion[:, :150], deeper).quantiles.min() >= 0
+    assert run(y[:, :150].clip(min=0), promotion[:, :150], deeper, nonnegative=False).quantiles.min() < 0
+
+
+def test_ridge_equals_scikit_learn_without_a_penalty_and_shrinks_with_one():
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    rng = np.random.default_rng(0)
+    x, noise = rng.normal(size=(2, 60, 4)), rng.normal(size=(2, 60))
+    y = x @ np.array([1.0, -2.0, 0.5, 0.0]) + 3 + noise
+    observed = rng.uniform(size=(2, 60)) < 0.8
+    found = ridge(x, np.where(observed, y, np.nan), observed, (1e-12,))
+    shrunk = ridge(x, np.where(observed, y, np.nan), observed, (0.7,))
+    for row in range(2):
+        chosen, target = x[row, observed[row]], y[row, observed[row]]
+        np.testing.assert_allclose(found[row], linear_model.LinearRegression().fit(chosen, target).coef_, rtol=1e-6)
+        unit = chosen.std(0)
+        model = linear_model.Ridge(alpha=0.7 * len(chosen)).fit(chosen / unit, target)
+        np.testing.assert_allclose(shrunk[row], model.coef_ / unit, rtol=1e-6)
+
+
+def test_the_penalty_is_chosen_by_generalised_cross_validation():
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(1, 30, 12))
+    x = (x - x.mean(1)) / x.std(1)
+    y = rng.normal(size=(1, 30)) + 0.3 * x[..., 0]
+    penalties = (1e-3, 1e-2, 0.1, 1.0, 10.0)
+    scores = []
+    for penalty in penalties:
+        model = linear_model.Ridge(alpha=penalty * 30).fit(x[0], y[0])
+        inverse = np.linalg.inv(x[0].T @ x[0] + penalty * 30 * np.eye(12))
+        freedom = 1 - (np.trace(x[0] @ inverse @ x[0].T) + 1) / 30
+        scores.append(np.mean((y[0] - model.predict(x[0])) ** 2) / freedom**2)
+    best = linear_model.Ridge(alpha=penalties[int(np.argmin(scores))] * 30).fit(x[0], y[0]).coef_
+    np.testing.assert_allclose(ridge(x, y, np.ones((1, 30), bool), penalties)[0], best, rtol=1e-8)
+
+
+def test_constant_and_short():
+    assert constant_columns(np.array([[[1, 1, np.nan], [1, 2, np.nan]]])).tolist() == [True, False, True]
+    y = np.arange(8.0)[None]
+    forecast = run(y, np.ones((1, 8, 2)), np.ones((1, 3, 2)))
+    assert forecast.chosen == ("none",)
+
+
+def test_bad_input_says_what_was_expected():
+    y, past, future = np.ones((2, 20)), np.ones((2, 20, 1)), np.ones((2, 5, 1))
+    for bad_past, bad_future in ((past[:, 1:], future), (past, future[:1]), (past, np.ones((2, 5, 2)))):
+        with pytest.raises(ValueError, match="expected covariates of shape"):
+            run(y, bad_past, bad_future)
+    with pytest.raises(ValueError, match="finite covariates"):
+        run(y, past * np.inf, future)
+    with pytest.raises(ValueError, match="lags"):
+        CovariateConfig(lags=-1)
