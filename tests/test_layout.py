@@ -66,9 +66,7 @@ def imports(file: Path) -> list[tuple[str, bool]]:
 def test_links_resolve():
     for name in LINKED:
         link = ROOT / "tsseq" / name
-        assert link.is_symlink(), (
-            f"tsseq/{name} is not a link: check the repository out with symlinks enabled"
-        )
+        assert link.is_symlink(), f"tsseq/{name} is not a link: check the repository out with symlinks enabled"
         assert link.resolve() == ROOT / name
         assert (link / "__init__.py").is_file()
 
@@ -76,11 +74,7 @@ def test_links_resolve():
 @pytest.mark.parametrize("room", sorted(ALLOWED))
 def test_imports_point_one_way(room):
     found = {
-        (target, top)
-        for name, file in modules()
-        if name == room
-        for target, top in imports(file)
-        if target != room
+        (target, top) for name, file in modules() if name == room for target, top in imports(file) if target != room
     }
     wrong = [t for t, top in found if t not in ALLOWED[room] or ((room, t) in DEFERRED and top)]
     assert not wrong, f"{room} imports {wrong}"

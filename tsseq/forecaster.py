@@ -135,7 +135,7 @@ class Forecaster(nn.Module):
         self, hidden: Float[Tensor, "batch patch width"]
     ) -> Float[Tensor, "batch patch patch_length quantile"]:
         with torch.autocast(hidden.device.type, enabled=False):
-            output: Tensor = self.head(hidden.float())
+            output: Tensor = self.head(hidden.to(self.head.skip.weight.dtype))
             output = MAX_OUTPUT * torch.tanh(output / MAX_OUTPUT)
         return output.reshape(*hidden.shape[:2], self.config.patch_length, len(self.config.levels))
 
@@ -191,7 +191,7 @@ class Forecaster(nn.Module):
     def _forecast_batch(self, values: Tensor, horizon: int) -> Tensor:
         observed = ~values.isnan()
         scale = fit_scale(values, observed)
-        patches = to_patches(scale.apply(values), self.config.patch_length).float()
+        patches = to_patches(scale.apply(values), self.config.patch_length).to(self.embed.skip.weight.dtype)
         future = -(-horizon // self.config.patch_length)
         patches = F.pad(patches, (0, 0, 0, future - 1), value=torch.nan)
         output = self(patches, ~patches.isnan())[:, -future:].flatten(1, 2)[:, :horizon]

@@ -33,9 +33,7 @@ class Predictor:
     def __init__(self, forecaster: Forecaster, config: InferenceConfig | None = None) -> None:
         self.forecaster, self.config = forecaster, config or InferenceConfig()
 
-    def forecast(
-        self, context: Context, horizon: int, quantile_levels: Sequence[float] | None = None
-    ) -> Forecast:
+    def forecast(self, context: Context, horizon: int, quantile_levels: Sequence[float] | None = None) -> Forecast:
         """See `Forecaster.forecast`."""
         series = as_series(context)
         known = self.forecaster.config.levels
@@ -43,9 +41,7 @@ class Predictor:
         if self.config.nonnegative:
             quantiles = torch.where(_never_negative(series), quantiles.clamp(min=0), quantiles)
         levels = known if quantile_levels is None else tuple(quantile_levels)
-        return Forecast(
-            resample_levels(quantiles, known, levels), mean_of_quantiles(quantiles, known), levels
-        )
+        return Forecast(resample_levels(quantiles, known, levels), mean_of_quantiles(quantiles, known), levels)
 
     def _quantiles(self, series: list[Tensor], horizon: int) -> Tensor:
         quantiles = self.forecaster.forecast(series, horizon).quantiles

@@ -6,9 +6,7 @@ from torch.nn import functional as F
 from tsseq.array_typing import Bool, Float, Tensor
 
 
-def to_patches(
-    values: Float[Tensor, "batch time"], patch_length: int
-) -> Float[Tensor, "batch patch patch_length"]:
+def to_patches(values: Float[Tensor, "batch time"], patch_length: int) -> Float[Tensor, "batch patch patch_length"]:
     """Right-aligned patches: the last value ends the last patch, NaN fills up the first."""
     missing = -values.shape[1] % patch_length
     padded = F.pad(values, (missing, 0), value=torch.nan)

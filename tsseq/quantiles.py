@@ -35,9 +35,7 @@ def resample_levels(
     return torch.lerp(low, high, weight)
 
 
-def mean_of_quantiles(
-    quantiles: Float[Tensor, "*batch quantile"], levels: Sequence[float]
-) -> Float[Tensor, "*batch"]:
+def mean_of_quantiles(quantiles: Float[Tensor, "*batch quantile"], levels: Sequence[float]) -> Float[Tensor, "*batch"]:
     """The mean of the distribution: the integral of its quantile function over 99 equal steps."""
     grid = [k / 100 for k in range(1, 100)]
     return resample_levels(quantiles, levels, grid).mean(-1)
