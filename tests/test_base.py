@@ -47,7 +47,7 @@ def test_contract(base):
 
 
 def test_golden_predictions(base):
-    """Recorded in float64; a change of the forward pass cannot land unseen. To record anew: `python tests/test_base.py`."""
+    """Recorded in float64: no change of the forward pass lands unseen. `python tests/test_base.py` records anew."""
     expected = json.loads(GOLDEN.read_text())
     for context, values in zip(golden_contexts(), expected, strict=True):
         quantiles = base.forecast(context, 40).quantiles[0, ::13]
