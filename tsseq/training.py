@@ -172,6 +172,19 @@ class ForecasterModule(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
+class CalmProgressBar(RichProgressBar):
+    """Shows the loss of every `refresh_rate`-th step: reading one waits for the device to finish it."""
+
+    def __init__(self, refresh_rate: int) -> None:
+        super().__init__(refresh_rate=refresh_rate)
+        self._shown: dict[str, Any] = {}
+
+    def get_metrics(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> dict[str, Any]:
+        if trainer.global_step % self.refresh_rate == 0:
+            self._shown = super().get_metrics(trainer, pl_module)
+        return dict(self._shown)
+
+
 class TailAverage(EMAWeightAveraging):
     """An average over the last steps, which a run stopped before them does without."""
 
@@ -196,8 +209,7 @@ def fit(
     config, last = module.config, folder / "last.ckpt"
     callbacks: list[Callback] = [
         ModelCheckpoint(folder, filename="last", every_n_train_steps=save_every, enable_version_counter=False),
-        # Every refresh waits for the device; rarely is often enough.
-        RichProgressBar(refresh_rate=20),
+        CalmProgressBar(refresh_rate=20),
         *extra_callbacks,
     ]
     if config.ema_decay:
