@@ -1,5 +1,7 @@
 """The sLSTM cell of xLSTM: exponential gates, a normaliser, and recurrent weights within each head."""
 
+from importlib.util import find_spec
+
 import torch
 from torch import Generator
 
@@ -8,6 +10,9 @@ from tsseq.kernels.slstm.chunked import chunked
 from tsseq.kernels.slstm.reference import reference
 
 __all__ = ["chunked", "example_inputs", "reference", "slstm"]
+
+TRITON_INSTALLED = find_spec("triton") is not None
+LARGEST_FUSED_KEY = 64
 
 
 def slstm(
@@ -32,6 +37,11 @@ def slstm(
     Raises ValueError if there is no position or the shapes disagree.
     """
     _check(input_gate, forget_gate, cell_input, output_gate, recurrent, initial_state)
+    fusible = cell_input.dtype != torch.float64 and cell_input.shape[-1] <= LARGEST_FUSED_KEY
+    if cell_input.is_cuda and TRITON_INSTALLED and fusible:
+        from tsseq.kernels.slstm.triton import fused
+
+        return fused(input_gate, forget_gate, cell_input, output_gate, recurrent, initial_state)
     return chunked(input_gate, forget_gate, cell_input, output_gate, recurrent, initial_state)
 
 
