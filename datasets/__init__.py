@@ -8,6 +8,7 @@ from typing import Any
 
 from tsseq.datasets import bundled, csv, gift_eval
 from tsseq.datasets.ltsf import load as load_ltsf
+from tsseq.datasets.state_tracking import load as load_state_tracking
 from tsseq.datasets.uea import load as load_uea
 
 DATASETS: dict[str, Callable[..., Any]] = {
@@ -15,6 +16,7 @@ DATASETS: dict[str, Callable[..., Any]] = {
     "csv": csv.load,
     "gift_eval": gift_eval.load,
     "ltsf": load_ltsf,
+    "state_tracking": load_state_tracking,
     "uea": load_uea,
 }
 

@@ -1,0 +1,191 @@
+"""State-tracking words against their rules in plain Python."""
+
+from itertools import permutations
+
+import pandas as pd
+import pytest
+import torch
+
+from tsseq.backbone import BackboneConfig
+from tsseq.cli.evaluate_state_tracking import LANGUAGES, ROWS
+from tsseq.cli.evaluate_state_tracking import state_tracking as command
+from tsseq.datasets import state_tracking
+from tsseq.datasets.state_tracking import TASKS, group_table
+from tsseq.state_tracker import Score, StateTracker, TrackerTraining, train_tracker
+
+SYMBOLS = "01234+-*=()"
+
+
+def draw(name, lengths=(3, 40), batch=200, seed=0):
+    return TASKS[name].sample(torch.Generator().manual_seed(seed), batch, lengths)
+
+
+def rows(name, **options):
+    """Tokens and labels of each word without its padding, as lists."""
+    tokens, labels, scored = draw(name, **options)
+    for row, label, mask in zip(tokens, labels, scored, strict=True):
+        inside = row < TASKS[name].vocabulary
+        yield row[inside].tolist(), label[inside].tolist(), mask[inside].tolist()
+
+
+def compose(first, second):
+    return tuple(second[i] for i in first)
+
+
+def answer(name, word):
+    if name == "parity":
+        return sum(word) % 2
+    if name == "even_pairs":
+        return int(sum(a != b for a, b in zip(word, word[1:], strict=False)) % 2 == 0)
+    if name == "cycle_navigation":
+        return sum({0: 0, 1: 1, 2: -1}[move] for move in word) % 5
+    text = "".join(SYMBOLS[token] for token in word)
+    assert text.endswith("=") and text.count("=") == 1
+    return eval(text[:-1], {"__builtins__": {}}) % 5
+
+
+@pytest.mark.parametrize(
+    "name", ["parity", "even_pairs", "cycle_navigation", "modular_arithmetic", "modular_arithmetic_brackets"]
+)
+def test_languages_are_labelled_right(name):
+    seen, lengths = set(), set()
+    for word, labels, scored in rows(name):
+        assert scored == [False] * (len(word) - 1) + [True]
+        assert labels[-1] == answer(name, word)
+        seen.add(labels[-1])
+        lengths.add(len(word))
+    assert seen == set(range(TASKS[name].classes))
+    assert min(lengths) in (3, 4) and max(lengths) == 40
+
+
+def test_bracketed_expressions_use_every_symbol_and_shape():
+    words = ["".join(SYMBOLS[t] for t in word) for word, _, _ in rows("modular_arithmetic_brackets", lengths=(2, 40))]
+    assert set("".join(words)) == set(SYMBOLS)
+    assert max(word.count("(") for word in words) > 4
+
+
+@pytest.mark.parametrize(("name", "degree", "size"), [("s3", 3, 6), ("s4", 4, 24), ("a5", 5, 60), ("s5", 5, 120)])
+def test_word_problems_are_products_of_permutations(name, degree, size):
+    elements = list(permutations(range(degree)))
+    if name == "a5":
+        elements = [p for p in elements if round(float(torch.linalg.det(torch.eye(degree)[list(p)]))) == 1]
+    assert len(elements) == size == TASKS[name].classes
+    for word, labels, scored in rows(name, batch=20):
+        assert all(scored)
+        product = elements[0]
+        for token, label in zip(word, labels, strict=True):
+            product = compose(product, elements[token])
+            assert product == elements[label]
+
+
+def test_group_tables_are_groups():
+    for degree, even in ((3, False), (4, True)):
+        table = group_table(degree, even)
+        n = len(table)
+        assert torch.equal(table[0], torch.arange(n)) and torch.equal(table[:, 0], torch.arange(n))
+        assert all(sorted(row.tolist()) == list(range(n)) for row in (*table, *table.T))
+        assert torch.equal(table[table], table[:, table])
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_words_follow_the_generator(name):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    first, again, other = draw(name), draw(name), draw(name, seed=1)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(map(torch.equal, first, again))
+    assert not torch.equal(first.tokens, other.tokens)
+    counts = torch.bincount(first.labels[first.scored], minlength=TASKS[name].classes)
+    assert counts.min() > 0 or TASKS[name].classes > 60
+
+
+def test_wrong_requests_are_named():
+    with pytest.raises(ValueError, match="task among parity, .*; got 'chess'"):
+        state_tracking.load("chess")
+    with pytest.raises(ValueError, match="1 <= low <= high, got 5 and 3"):
+        draw("parity", lengths=(5, 3))
+
+
+SHORT = TrackerTraining(
+    steps=300,
+    batch_size=64,
+    learning_rate=1e-2,
+    every_position=True,
+    train_length=(1, 10),
+    test_length=(20, 60),
+    test_words=512,
+    test_every=50,
+)
+
+
+def best(mixer, **options):
+    """Best accuracy on parity of words two to six times as long as in training."""
+    config = BackboneConfig((mixer,), width=32, layers=1, mlp_width=32, options={mixer: options})
+    return max(score.accuracy for score in train_tracker(TASKS["parity"], config, SHORT))
+
+
+def test_parity_takes_negative_eigenvalues():
+    assert best("gated_delta_product", kernel=1, heads=1, gated=False) > 0.999
+    assert best("gated_delta_product", kernel=1, heads=1, gated=False, negative_eigenvalues=False) < 0.6
+
+
+def test_parity_takes_memory_that_mixes_with_itself():
+    assert best("slstm") > 0.9
+    assert best("mlstm") < 0.6
+
+
+def test_training_repeats_itself_and_leaves_the_global_generator_alone():
+    training = TrackerTraining(
+        steps=4, batch_size=8, test_every=2, test_words=32, test_length=(5, 9), every_position=True, penalty=1e-3
+    )
+    config = BackboneConfig(("slice",), width=8, layers=1, mlp_width=0)
+    torch.manual_seed(7)
+    before, heard = torch.get_rng_state(), []
+    scores = train_tracker(TASKS["s3"], config, training, seed=3, report=heard.append)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert scores == heard and [score.step for score in scores] == [2, 4]
+    assert scores == train_tracker(TASKS["s3"], config, training, seed=3)
+
+
+def test_learning_rate_rises_and_falls():
+    rates = [TrackerTraining(steps=100).rate(step) for step in range(101)]
+    assert rates[0] == 0.1 and rates[9] == rates[10] == 1.0
+    assert rates[-1] == pytest.approx(0.005)
+    assert sorted(rates[10:], reverse=True) == rates[10:]
+
+
+def test_training_stops_when_all_is_right(monkeypatch):
+    monkeypatch.setattr("tsseq.state_tracker.accuracy", lambda *_: 1.0)
+    config = BackboneConfig(("lru",), width=4, layers=1, mlp_width=0)
+    training = TrackerTraining(steps=6, batch_size=2, test_every=2)
+    assert train_tracker(TASKS["parity"], config, training) == [Score(2, 1.0)]
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_models_of_the_published_table_can_be_built(name):
+    row = ROWS[name]
+    config = BackboneConfig(row.mixers, row.width, 2, 32, options=row.options)
+    logits = StateTracker(TASKS["parity"], config)(torch.zeros(2, 5, dtype=torch.long))
+    assert logits.shape == (2, 5, 2) and logits.isfinite().all()
+    assert len(row.published) == len(LANGUAGES)
+
+
+def test_command_writes_and_continues(tmp_path, capsys):
+    options = {"task": ["parity"], "seeds": [0, 1], "steps": 2, "batch_size": 2, "test_words": 4, "test_length": [4, 6]}
+    command(mixer=["min_gru"], width=8, layers=1, out=tmp_path, **options)
+    first = pd.read_csv(tmp_path / "state_tracking.csv")
+    assert first["seed"].tolist() == [0, 1] and first["best"].between(0, 1).all()
+    command(mixer=["min_gru", "delta_net[-1,1]"], width=8, layers=1, out=tmp_path, **options)
+    both = pd.read_csv(tmp_path / "state_tracking.csv")
+    assert len(both) == 4
+    pd.testing.assert_frame_equal(both.head(2), first)
+    assert "97.7" in capsys.readouterr().out
+
+
+def test_command_names_what_is_wrong():
+    with pytest.raises(ValueError, match=r"mixer or model among .*slice\[dplr\]; got 'gru'"):
+        command(mixer=["gru"])
+    with pytest.raises(ValueError, match="two numbers for train_length, got 3"):
+        command(train_length=[3])
+    with pytest.raises(ValueError, match="task among"):
+        command(task=["sudoku"])
