@@ -29,6 +29,7 @@ __all__ = [
 
 TRITON_INSTALLED = find_spec("triton") is not None
 LARGEST_FUSED_BLOCK = 128
+FUSED_HADAMARD_WIDTHS = range(16, 1025)
 
 
 def block_scan(
@@ -117,6 +118,10 @@ def hadamard_scan(
     if diagonal.ndim != 3 or diagonal.shape[1] == 0 or diagonal.shape[-1].bit_count() != 1:
         raise ValueError(f"expected a diagonal [batch, time >= 1, power of two], got {tuple(diagonal.shape)}")
     _check_states(diagonal.shape, inputs, initial_state)
+    if _on_gpu(diagonal) and diagonal.shape[-1] in FUSED_HADAMARD_WIDTHS:
+        from tsseq.kernels.block_scan.triton_hadamard import hadamard
+
+        return hadamard(diagonal, inputs, initial_state)
     return chunked.hadamard_scan(diagonal, inputs, initial_state)
 
 
