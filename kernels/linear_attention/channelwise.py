@@ -187,10 +187,10 @@ def _options(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> dict[str, Any]:
 
 def _outputs(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, save: bool) -> tuple[Tensor, Tensor, Tensor]:
     batch, time, head, width = q.shape
-    chunks = triton.cdiv(time, _options(q, k, v, decay)["CHUNK"]) if save else 0
+    entries = batch * head * triton.cdiv(time, _options(q, k, v, decay)["CHUNK"]) if save else 0
     o = torch.empty(v.shape, dtype=q.dtype, device=q.device)
     memory = torch.empty((batch, head, width, v.shape[3]), device=q.device)
-    return o, memory, torch.empty((batch, head, chunks, width, v.shape[3]), dtype=q.dtype, device=q.device)
+    return o, memory, torch.empty((entries * width * v.shape[3],), dtype=q.dtype, device=q.device)
 
 
 @torch.library.custom_op("tsseq::channelwise_attention_forward", mutates_args=())

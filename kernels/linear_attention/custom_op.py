@@ -11,11 +11,15 @@ from tsseq.kernels.linear_attention.channelwise import fused_channelwise
 from tsseq.kernels.linear_attention.triton import backward_kernel, finish_kernel, forward_kernel, prepare_kernel
 
 
+def _is_ampere(x: Tensor) -> bool:
+    return x.is_cuda and torch.cuda.get_device_capability(x.device) < (9, 0)
+
+
 def _tiling(q: Tensor, v: Tensor) -> dict[str, int]:
-    """Chunk length, slice of the values and warps: what spills least for a width and a type."""
+    """Chunk length, slice of the values and warps: what spills least for a width, a type and an architecture."""
     bk = max(16, triton.next_power_of_2(q.shape[-1]))
     bv = max(16, triton.next_power_of_2(v.shape[-1]))
-    chunk = 16 if q.dtype == torch.float32 else 64 if bk <= 64 else 32
+    chunk = 16 if q.dtype == torch.float32 else 32 if bk > 64 or _is_ampere(q) else 64
     return {"BK": bk, "BV": min(bv, 64), "CHUNK": chunk, "num_warps": 4}
 
 
@@ -42,10 +46,10 @@ def _prepared(
 def _outputs(
     q: Tensor, v: Tensor, normalize: bool, save: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Read-outs, the last state, and the states before every chunk (empty where there are none)."""
+    """Read-outs, the last state, and the states before every chunk (flat; empty where there are none)."""
     batch, time, head, width = q.shape
-    chunks = triton.cdiv(time, _tiling(q, v)["CHUNK"]) if save else 0
-    n, entries = int(normalize), chunks * int(normalize)
+    entries = batch * head * triton.cdiv(time, _tiling(q, v)["CHUNK"]) if save else 0
+    n = int(normalize)
 
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=q.device)
@@ -53,8 +57,7 @@ def _outputs(
     return (
         empty(*v.shape, dtype=q.dtype),
         empty(batch, head, width, v.shape[3]), empty(n * batch, head, width), empty(n * batch, head),
-        empty(batch, head, chunks, width, v.shape[3], dtype=q.dtype), empty(batch, head, entries, width),
-        empty(batch, head, entries),
+        empty(entries * width * v.shape[3], dtype=q.dtype), empty(n * entries * width), empty(n * entries),
     )  # fmt: skip
 
 

@@ -47,12 +47,16 @@ def prepare_kernel(
     coarse = tl.floor(f * 16.0 + 0.5) * 0.0625
     coarse_sum = tl.cumsum(coarse, axis=0)
     fine_sum = tl.cumsum(f - coarse, axis=0)
-    largest = tl.associative_scan(i - fine_sum - coarse_sum, 0, _maximum)
+    largest = tl.associative_scan(i - fine_sum - coarse_sum, 0, _maximum) + fine_sum + coarse_sum
+    # The last row also scales the states, so that it must be precise; for the others any scale near will do.
+    rest = (tl.sum(coarse, axis=0)[None, :] - coarse_sum) + (tl.sum(f - coarse, axis=0)[None, :] + i - fine_sum)
+    last = tl.arange(0, CHUNK)[:, None] == CHUNK - 1
+    largest = tl.where(last, tl.max(rest, axis=0)[None, :], largest)
     out = (batch * HEADS + head) * (chunks * CHUNK) + t
     tl.store(high + out, coarse_sum, head < HEADS)
     tl.store(low + out, fine_sum, head < HEADS)
     tl.store(source + out, i - fine_sum, head < HEADS)
-    tl.store(top + out, tl.maximum(largest + fine_sum + coarse_sum, FLOOR), head < HEADS)
+    tl.store(top + out, tl.maximum(largest, FLOOR), head < HEADS)
 
 
 @triton.jit(do_not_specialize=["T", "partial"])

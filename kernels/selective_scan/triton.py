@@ -146,10 +146,10 @@ def _tiling(x: Tensor, A: Tensor) -> tuple[dict[str, int], int, int]:
 
 def _outputs(x: Tensor, A: Tensor, save: bool) -> tuple[Tensor, Tensor, Tensor]:
     batch, time, width = x.shape
-    chunks = triton.cdiv(time, STEPS) if save else 0
+    saved = batch * triton.cdiv(time, STEPS) * A.shape[1] * width if save else 0
     y = torch.empty((batch, time, width), dtype=x.dtype, device=x.device)
     state = torch.empty((batch, *A.shape), device=x.device)
-    return y, state, torch.empty((batch, chunks, A.shape[1], width), device=x.device)
+    return y, state, torch.empty((saved,), device=x.device)
 
 
 @torch.library.custom_op("tsseq::selective_scan_forward", mutates_args=())
