@@ -48,6 +48,7 @@ ROWS: dict[str, Row] = {
     "delta_net[-1,1]": _delta(False, True, 1, 46.7, 100.0, 66.4, 97.7),
     "gated_delta_net": _delta(True, False, 1, 53.8, 100.0, 42.8, 56.5),
     "gated_delta_product[-1,1]": _delta(True, True, 2, 46.3, 100.0, 78.4, 98.0),
+    "mamba": Row(("mamba",), (48.4, 100.0, 33.1, 54.2)),
     "s4d": Row(("s4d",), (23.7, 68.7, 21.7, 51.2)),
     "slice[diagonal]": _slice("diagonal", 128, (69.5, 100.0, 20.9, 100.0)),
     "slice[walsh_hadamard]": _slice("walsh_hadamard", 128, (69.7, 93.1, 23.8, 71.4)),

@@ -233,6 +233,19 @@ def gla(m, x):
     return m.project_out((normalised(run(step, 0.0, q, k, v, decay), m.norm) * silu(g)).flatten(2))
 
 
+def mamba(m, x):
+    u, gate = m.project_in(x).chunk(2, -1)
+    u = convolved(u, m.convolution, m.convolution_bias)
+    step_size, b, c = m.project_maps(u).split([m.rank, m.states, m.states], -1)
+    step_size = F.softplus(m.project_step(step_size))
+
+    def step(h, u, dt, b, c):
+        h = torch.exp(-dt[..., None] * m.log_rate.exp()) * h + outer(dt * u, b)
+        return h, (h * c[:, None]).sum(-1) + m.d * u
+
+    return m.project_out(run(step, 0.0, u, step_size, b, c) * silu(gate))
+
+
 def mamba2(m, x):
     gate, mixed, step_size = m.project_in(x).split([m.inner, m.convolution.shape[0], m.heads], -1)
     mixed = convolved(mixed, m.convolution, m.convolution_bias)
@@ -380,6 +393,7 @@ CASES = {
     "longhorn": (longhorn, "longhorn", {"states": 3}),
     "lru": (lru, "lru", {}),
     "lstm": (lstm, "lstm", {}),
+    "mamba": (mamba, "mamba", {"states": 3}),
     "mamba2": (mamba2, "mamba2", {"states": 5, "head_width": 4}),
     "min_gru": (min_gru, "min_gru", {"state_width": 5}),
     "min_lstm": (min_lstm, "min_lstm", {"state_width": 5}),

@@ -12,6 +12,7 @@ from tsseq.mixers.log_ncde import LogNCDE
 from tsseq.mixers.longhorn import Longhorn
 from tsseq.mixers.lru import LRU
 from tsseq.mixers.lstm import LSTM
+from tsseq.mixers.mamba import Mamba
 from tsseq.mixers.mamba2 import Mamba2
 from tsseq.mixers.min_gru import MinGRU
 from tsseq.mixers.min_lstm import MinLSTM
@@ -34,6 +35,7 @@ MIXERS: dict[str, type[SequenceMixer]] = {
     "longhorn": Longhorn,
     "lru": LRU,
     "lstm": LSTM,
+    "mamba": Mamba,
     "mamba2": Mamba2,
     "min_gru": MinGRU,
     "min_lstm": MinLSTM,
