@@ -15,6 +15,7 @@ COMMANDS: dict[str, Command] = {
     "sample": Command("tsseq.cli.sample:sample", "draw synthetic series"),
     "pretrain": Command("tsseq.cli.pretrain:pretrain", "train a forecaster on synthetic series"),
     "finetune": Command("tsseq.cli.finetune:finetune", "adapt a forecaster to your series"),
+    "benchmark": Command("tsseq.cli.benchmark:benchmark", "check every op on this machine and time it"),
     "list": Command("tsseq.cli.list:show", "name everything that tsseq knows by name"),
 }
 INTRODUCTION = """Linear RNNs and state-space models for time series."""

@@ -82,6 +82,8 @@ def _add(parser: jsonargparse.ArgumentParser, parameter: inspect.Parameter, hint
         parser.add_argument(f"--{parameter.name}", **options, **({"required": True} if required else {}))
     else:
         options["nargs"] = options.get("nargs") or (None if required else "?")
+        if options["nargs"] == "+" and not required:
+            options["nargs"] = "*"
         parser.add_argument(parameter.name, **{k: v for k, v in options.items() if v is not None or k == "default"})
 
 

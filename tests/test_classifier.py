@@ -4,6 +4,7 @@ import copy
 import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -20,6 +21,7 @@ from tsseq.adapters.sktime import TsseqClassifier
 from tsseq.backbone import BackboneConfig
 from tsseq.classifier import Classifier, ClassifierConfig, reverse
 from tsseq.classifier_training import ClassifierTrainingConfig, fit, log_probabilities, split
+from tsseq.cli.__main__ import main
 from tsseq.mixers import MIXERS
 
 
@@ -132,7 +134,7 @@ def test_configuration_survives_json():
     assert ClassifierConfig.from_dict(config.to_dict()) == config
 
 
-SMALL = {"width": 16, "members": 2, "max_steps": 150, "device": "cpu"}
+SMALL = {"width": 16, "members": 2, "max_steps": 80, "learning_rate": 5e-3, "device": "cpu"}
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +153,7 @@ def test_real_motions_are_told_apart(motions):
     np.testing.assert_allclose(parts, chances[:3], atol=1e-5)
     for other in (pickle.loads(pickle.dumps(classifier)), copy.deepcopy(classifier)):
         np.testing.assert_allclose(other.predict_proba(x_test), chances, atol=1e-6)
-    assert copy.deepcopy(classifier)._networks is classifier._networks
+    assert copy.deepcopy(classifier)._ensemble is classifier._ensemble
 
 
 def test_unequal_lengths_in_every_container():
@@ -200,6 +202,38 @@ def test_bad_input_says_what_to_do(motions):
     fitted = TsseqClassifier(**quick).fit(x, y)
     with pytest.raises(ValueError, match="6 channels"):
         fitted.predict(np.ones((2, 3, 100)))
+
+
+def test_the_command(tmp_path, capsys):
+    data, out = tmp_path / "data", tmp_path / "out"
+    data.mkdir()
+    arrays = {}
+    for part, seed in (("train", 0), ("test", 1)):
+        values, labels = waves(30, seed=seed)
+        lengths = np.full(30, 40)
+        lengths[::5] = 33
+        arrays |= {f"X_{part}": values.transpose(0, 2, 1), f"y_{part}": labels, f"len_{part}": lengths}
+    np.savez(data / "Waves.npz", classes=np.array(["a", "b", "c"]), **arrays)
+    words = ["evaluate", "uea", "--data", str(data), "--out", str(out), "--device", "cpu", "--members", "1"]
+    words += ["--max_steps", "60", "--width", "16", "--layers", "1", "--learning_rate", "5e-3", "--max_epochs", "99"]
+    assert main([*words, "--seeds", "0", "1"]) == 0
+    table = pd.read_csv(out / "uea.csv")
+    assert list(table["seed"]) == [0, 1] and (table["test"] == 30).all() and table["accuracy"].mean() > 0.6
+    assert "Waves" in capsys.readouterr().out
+    assert main([*words, "--protocol", "log-ncde"]) == 0
+    again = pd.read_csv(out / "uea.csv")
+    pd.testing.assert_frame_equal(again[:2], table)
+    assert list(again["train"][2:]) == [42] * 5 and list(again["validation"][2:]) == [9] * 5
+    assert main([*words, "--protocol", "log-ncde"]) == 0
+    pd.testing.assert_frame_equal(pd.read_csv(out / "uea.csv"), again)
+    capsys.readouterr()
+    for wrong, message in (
+        (["--mixer", "transformer"], "expected mixers among"),
+        (["--names", "Absent"], "found Waves"),
+        (["--width", "32"], "another classifier"),
+    ):
+        assert main([*words, *wrong]) == 2
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -65,28 +65,34 @@ class ClassifierTrainingConfig:
         return min(self.max_steps, max(self.min_steps, self.max_epochs * max(1, cases // self.batch_size)))
 
 
+Cases = tuple[Values, Labels]
+
+
 def fit(
     classifier: Classifier,
     values: Values,
     labels: Labels,
     config: ClassifierTrainingConfig,
     *,
+    held_out: Cases | None = None,
     device: str = "auto",
 ) -> Classifier:
     """Train `classifier` in place on series (case × time × channel, NaN where missing and after the end of a shorter
-    one) and their classes, counted from 0; returns it on the CPU."""
-    data = torch.from_numpy(np.asarray(values, np.float32))
-    target = torch.from_numpy(np.asarray(labels, np.int64))
-    train, held_out = split(labels, config.validation, config.seed)
-    _normalise(classifier, data[train])
-    best = _BestEpoch(data[held_out], target[held_out], config.patience) if len(held_out) else None
+    one) and their classes, counted from 0; returns it on the CPU. `held_out` takes the place of the share that
+    `config.validation` would set aside."""
+    if held_out is None:
+        train, rest = split(labels, config.validation, config.seed)
+        held_out = (values[rest], labels[rest]) if len(rest) else None
+        values, labels = values[train], labels[train]
+    data, target = _tensors(values, labels)
+    _normalise(classifier, data)
+    best = _BestEpoch(*_tensors(*held_out), config.patience) if held_out is not None else None
     accelerator, _, number = device.partition(":")
-    batch_size = min(config.batch_size, len(train))
     with quiet():
         trainer = lightning.Trainer(
             accelerator=accelerator,
             devices=[int(number)] if number else 1,
-            max_steps=config.steps(len(train)),
+            max_steps=config.steps(len(data)),
             callbacks=[best] if best else [],
             gradient_clip_val=1.0,
             logger=False,
@@ -95,8 +101,8 @@ def fit(
             enable_model_summary=False,
         )
         loader = DataLoader(
-            TensorDataset(data[train], target[train]),
-            batch_size=batch_size,
+            TensorDataset(data, target),
+            batch_size=min(config.batch_size, len(data)),
             shuffle=True,
             drop_last=True,
             generator=Generator().manual_seed(config.seed),
@@ -105,6 +111,10 @@ def fit(
     if best is not None:
         classifier.load_state_dict(best.weights)
     return classifier.cpu().eval()
+
+
+def _tensors(values: Values, labels: Labels) -> tuple[Tensor, Tensor]:
+    return torch.from_numpy(np.asarray(values, np.float32)), torch.from_numpy(np.asarray(labels, np.int64))
 
 
 class ClassifierModule(lightning.LightningModule):

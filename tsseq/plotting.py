@@ -282,3 +282,28 @@ def _describe_shares(series: Any) -> str:
     scaled = fit_scale(series, torch.ones_like(series, dtype=torch.bool)).apply(series)
     far = float((scaled.abs() > 5).float().mean())
     return f"{len(series)} series, {constant:.2%} constant, {far:.3%} of values beyond asinh 5"
+
+
+def plot_benchmark(
+    timed: Sequence[tuple[str, float, float, tuple[str, float, float] | None]], title: str, out: Path
+) -> Path:
+    """Draw milliseconds of ops: ours, the floor, and the best peer (its name, forward, both); returns `out`."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.5, 1.2 + 0.42 * len(timed)), layout="constrained", dpi=150)
+    axis = figure.subplots()
+    rows = np.arange(len(timed))[::-1]
+    axis.barh(rows, [both for _, both, _, _ in timed], height=0.5, color=BLUE, label="tsseq")
+    floors = [floor for _, _, floor, _ in timed]
+    axis.plot(floors, rows, "|", color=INK, markersize=14, markeredgewidth=2, label="floor: memory traffic")
+    peers = [(peer[2], y, peer[0]) for (*_, peer), y in zip(timed, rows, strict=True) if peer]
+    axis.plot([x for x, _, _ in peers], [y for _, y, _ in peers], "o", color=GREY, label="best peer")
+    for x, y, name in peers:
+        axis.annotate(name, (x, y), xytext=(6, 0), textcoords="offset points", va="center", color=GREY, fontsize=7)
+    axis.set_yticks(rows, [label for label, *_ in timed], fontsize=7)
+    axis.set(xscale="log", xlabel="milliseconds, forward and backward")
+    axis.set_title(title, loc="left", color=INK, fontsize=10)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, fontsize=8)
+    figure.savefig(out)
+    return out

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import safetensors.torch
-import torch
 from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 from sktime.classification.base import BaseClassifier
 
 from tsseq.adapters.shared_model import resolve_device
-from tsseq.backbone import BackboneConfig
-from tsseq.classifier import Classifier, ClassifierConfig
+
+if TYPE_CHECKING:
+    from tsseq.ensemble import Recipe
 
 Panel = NDArray[np.float64] | list[pd.DataFrame]
 
@@ -28,7 +27,7 @@ class TsseqClassifier(BaseClassifier):
 
     Parameters
     ----------
-    mixer : str, default="lstm"
+    mixer : str, default="lru"
         Sequence mixer, one of `tsseq.mixers.MIXERS`, or several joined by commas and cycled over the layers.
     width, layers : int, default=64, 2
         Features and residual blocks.
@@ -79,7 +78,7 @@ class TsseqClassifier(BaseClassifier):
 
     def __init__(
         self,
-        mixer: str = "lstm",
+        mixer: str = "lru",
         width: int = 64,
         layers: int = 2,
         positions: int = 50,
@@ -133,48 +132,36 @@ class TsseqClassifier(BaseClassifier):
         return bool(self.is_fitted)
 
     def _fit(self, X: Panel, y: NDArray[Any]) -> TsseqClassifier:
-        from tsseq.classifier_training import ClassifierTrainingConfig, fit
+        from tsseq.ensemble import train
 
-        if self.members < 1 or self.positions < 1:
-            raise ValueError(f"expected members and positions of at least 1, got {self.members} and {self.positions}")
-        values = _to_array(X)
         labels = np.searchsorted(self.classes_, y)
-        random = check_random_state(self.random_state)
+        seed = int(check_random_state(self.random_state).randint(2**31))
         device = str(resolve_device(self.device))
-        networks = []
-        for seed in random.randint(2**31, size=self.members):
-            training = ClassifierTrainingConfig(
-                max_epochs=self.max_epochs,
-                min_steps=min(500, self.max_steps),
-                max_steps=self.max_steps,
-                batch_size=self.batch_size,
-                learning_rate=self.learning_rate,
-                validation=self.validation,
-                patience=self.patience,
-                seed=int(seed),
-            )
-            with torch.random.fork_rng():
-                torch.manual_seed(seed)
-                network = Classifier(self._network(values))
-                networks.append(fit(network, values, labels, training, device=device))
-        self._networks = _Networks(tuple(networks))
+        self._ensemble = train(_to_array(X), labels, len(self.classes_), self._recipe(), seed=seed, device=device)
         return self
 
-    def _network(self, values: NDArray[np.float32]) -> ClassifierConfig:
+    def _recipe(self) -> Recipe:
+        from tsseq.classifier_training import ClassifierTrainingConfig
+        from tsseq.ensemble import Recipe
+
         mixers = tuple(self.mixer.split(","))
-        stride = -(-values.shape[1] // self.positions)
-        return ClassifierConfig(
-            channels=values.shape[2],
-            classes=len(self.classes_),
-            stride=stride,
-            kernel=max(5, 2 * stride + 1),
-            backbone=BackboneConfig(
-                mixers=mixers,
-                width=self.width,
-                layers=self.layers,
-                mlp_width=2 * self.width,
-                options={name: self.mixer_options or {} for name in mixers},
-            ),
+        training = ClassifierTrainingConfig(
+            max_epochs=self.max_epochs,
+            min_steps=min(ClassifierTrainingConfig.min_steps, self.max_steps),
+            max_steps=self.max_steps,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            validation=self.validation,
+            patience=self.patience,
+        )
+        return Recipe(
+            mixers=mixers,
+            width=self.width,
+            layers=self.layers,
+            positions=self.positions,
+            members=self.members,
+            options={name: self.mixer_options or {} for name in mixers},
+            training=training,
         )
 
     def _predict(self, X: Panel) -> NDArray[Any]:
@@ -182,15 +169,10 @@ class TsseqClassifier(BaseClassifier):
         return labels
 
     def _predict_proba(self, X: Panel) -> NDArray[np.float64]:
-        from tsseq.classifier_training import log_probabilities
-
-        values, device = torch.from_numpy(_to_array(X)), resolve_device(self.device)
-        channels = self._networks.members[0].config.channels
-        if values.shape[2] != channels:
-            raise ValueError(f"expected series of {channels} channels as in fit, got {values.shape[2]}")
-        members = [log_probabilities(member.to(device), values).exp() for member in self._networks.members]
-        mean: NDArray[np.float64] = torch.stack(members).double().mean(0).numpy()
-        return np.asarray(mean / mean.sum(1, keepdims=True))
+        values = _to_array(X)
+        if values.shape[2] != self._ensemble.channels:
+            raise ValueError(f"expected series of {self._ensemble.channels} channels as in fit, got {values.shape[2]}")
+        return self._ensemble.probabilities(values, resolve_device(self.device))
 
     @classmethod
     def get_test_params(cls, parameter_set: str = "default") -> list[dict[str, Any]]:
@@ -200,33 +182,6 @@ class TsseqClassifier(BaseClassifier):
             {**quick, "mixer": "lru", "members": 1},
             {**quick, "mixer": "lstm,min_gru", "members": 2, "validation": 0.3},
         ]
-
-
-class _Networks:
-    """Trained classifiers, never changed again: shared by copies, configurations and bare weights in a pickle."""
-
-    def __init__(self, members: tuple[Classifier, ...]) -> None:
-        self.members = members
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Networks:
-        return self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _from_bytes, ([(member.config.to_dict(), _to_bytes(member)) for member in self.members],)
-
-
-def _to_bytes(member: Classifier) -> bytes:
-    weights = {name: weight.detach().cpu().contiguous() for name, weight in member.state_dict().items()}
-    return bytes(safetensors.torch.save(weights))
-
-
-def _from_bytes(saved: list[tuple[dict[str, Any], bytes]]) -> _Networks:
-    members = []
-    for config, weights in saved:
-        member = Classifier(ClassifierConfig.from_dict(config))
-        member.load_state_dict(safetensors.torch.load(weights))
-        members.append(member.eval())
-    return _Networks(tuple(members))
 
 
 def _to_array(X: Panel) -> NDArray[np.float32]:

@@ -1,0 +1,80 @@
+"""`tsseq benchmark`: right before fast, results written, peers optional."""
+
+import json
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+
+from tsseq.cli import timing
+from tsseq.cli.__main__ import main
+from tsseq.cli.benchmark import benchmark, best_peer, measure
+from tsseq.cli.peers import PEERS
+from tsseq.kernels import OPS
+
+SMALL = (1, 20, 2, 8)
+CPU = torch.device("cpu")
+
+
+def cases(name: str):
+    return dict(OPS[name].benchmark_inputs(torch.Generator().manual_seed(0), *SMALL, torch.float32))
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_every_op_has_cases_and_passes_on_them(name: str) -> None:
+    for inputs in cases(name).values():
+        where, share = timing.largest_error(OPS[name], inputs)
+        assert share <= 1, where
+
+
+def test_a_wrong_op_gets_no_time() -> None:
+    op = OPS["gated_norm"]
+    wrong = replace(op, function=lambda **inputs: op.function(**inputs) + 1e-3)
+    (row,) = measure("gated_norm", wrong, SMALL, torch.float32, CPU, 1e9, with_peers=False)
+    assert row.both is None and "result 0" in row.note
+
+    def lost_gradient(x, **inputs):
+        return op.function(x.detach(), **inputs)
+
+    assert timing.largest_error(replace(op, function=lost_gradient), cases("gated_norm")["SiLU"])[1] == float("inf")
+
+
+def test_floor_counts_each_tensor_once_a_pass() -> None:
+    inputs = {"x": torch.ones(10, 4), "scale": 2.0, "state": (torch.ones(3),)}
+    forward, both = timing.bytes_moved(lambda x, scale, state: (x * scale, state[0]), inputs)
+    assert forward == 4 * (40 + 3 + 40)
+    assert both == forward + 4 * (40 + 3) + 4 * 40 + 4 * (40 + 3)
+
+
+def test_results_are_written(tmp_path, capsys) -> None:
+    benchmark(["gated_norm", "selective_scan"], out=tmp_path / "speed", device="cpu", length=40, width=8)
+    shown = capsys.readouterr().out
+    assert "selective_scan" in shown and "loop" in shown
+    table = pd.read_csv(tmp_path / "speed" / "benchmark.csv")
+    assert set(table["implementation"]) == {"tsseq", "loop"}
+    assert (table[["forward_ms", "both_ms", "both_floor_ms"]] > 0).all(axis=None)
+    result = json.loads((tmp_path / "speed" / "benchmark.json").read_text())
+    assert result["length"] == 40 and len(result["rows"]) == 2
+    assert (tmp_path / "speed" / "benchmark.png").stat().st_size > 5000
+
+
+def test_peers_that_are_not_installed_are_named() -> None:
+    assert {op for op, _ in PEERS} <= set(OPS)
+    for op, case in PEERS:
+        assert case in cases(op), f"{op} has no case {case!r}"
+    row = measure("slstm", OPS["slstm"], SMALL, torch.float32, CPU, 1e9, with_peers=True)[0]
+    assert isinstance(row.peers["flashrnn"], str)
+    assert best_peer(row)[0] == "loop"
+
+
+def test_an_op_without_cases_is_left_out() -> None:
+    op = replace(OPS["gated_norm"], benchmark_inputs=None)
+    assert measure("gated_norm", op, SMALL, torch.float32, CPU, 1e9, with_peers=False) == []
+
+
+def test_mistakes_end_in_one_line(capsys) -> None:
+    assert main(["benchmark", "linear_atention"]) == 2
+    assert "unknown op 'linear_atention': expected block_scan" in capsys.readouterr().err
+    assert main(["benchmark", "gated_norm", "--length", "0", "--device", "cpu"]) == 2
+    assert "at least 1" in capsys.readouterr().err

@@ -1,0 +1,110 @@
+"""A few classifiers of one kind whose probabilities are averaged, and the recipe that trains them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+
+from tsseq.backbone import BackboneConfig
+from tsseq.classifier import Classifier, ClassifierConfig
+from tsseq.classifier_training import Cases, ClassifierTrainingConfig, Labels, Values, fit, log_probabilities
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """`members` networks of `layers` blocks of the `mixers`, which read at most about `positions` positions of a
+    training series each, trained with `training` and a seed of their own."""
+
+    mixers: tuple[str, ...] = ("lru",)
+    width: int = 64
+    layers: int = 2
+    positions: int = 50
+    members: int = 3
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    training: ClassifierTrainingConfig = field(default_factory=ClassifierTrainingConfig)
+
+    def __post_init__(self) -> None:
+        if self.members < 1 or self.positions < 1:
+            raise ValueError(f"expected members and positions of at least 1, got {self.members} and {self.positions}")
+
+    def network(self, length: int, channels: int, classes: int) -> ClassifierConfig:
+        """The network for series of up to `length` steps."""
+        stride = -(-length // self.positions)
+        backbone = BackboneConfig(
+            mixers=self.mixers,
+            width=self.width,
+            layers=self.layers,
+            mlp_width=2 * self.width,
+            options=self.options,
+        )
+        return ClassifierConfig(channels, classes, stride=stride, kernel=max(5, 2 * stride + 1), backbone=backbone)
+
+
+class Ensemble:
+    """Trained classifiers, never changed again: copies share them, a pickle holds configurations and bare weights."""
+
+    def __init__(self, members: tuple[Classifier, ...]) -> None:
+        self.members = members
+
+    @property
+    def channels(self) -> int:
+        return self.members[0].config.channels
+
+    def probabilities(self, values: Values, device: str | torch.device = "cpu") -> NDArray[np.float64]:
+        """The mean over members, case × class, of series (case × time × channel, NaN where missing)."""
+        rows = torch.from_numpy(np.asarray(values, np.float32))
+        each = [log_probabilities(member.to(device), rows).double().exp() for member in self.members]
+        mean = torch.stack(each).mean(0).numpy()
+        return np.asarray(mean / mean.sum(1, keepdims=True))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Ensemble:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _from_bytes, ([(member.config.to_dict(), _to_bytes(member)) for member in self.members],)
+
+
+def train(
+    values: Values,
+    labels: Labels,
+    classes: int,
+    recipe: Recipe,
+    *,
+    held_out: Cases | None = None,
+    seed: int = 0,
+    device: str = "auto",
+) -> Ensemble:
+    """Train the networks of a recipe on series (case × time × channel, NaN where missing) and classes from 0 on.
+
+    `held_out` cases, if given, decide for every member when to stop; otherwise a share of the training set does, if
+    the recipe has one.
+    """
+    config = recipe.network(values.shape[1], values.shape[2], classes)
+    members = []
+    for number in np.random.default_rng(seed).integers(2**31, size=recipe.members):
+        training = dataclasses.replace(recipe.training, seed=int(number))
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            torch.manual_seed(number)  # initial weights and dropout
+            members.append(fit(Classifier(config), values, labels, training, held_out=held_out, device=device))
+    return Ensemble(tuple(members))
+
+
+def _to_bytes(member: Classifier) -> bytes:
+    weights = {name: weight.detach().cpu().contiguous() for name, weight in member.state_dict().items()}
+    return bytes(safetensors.torch.save(weights))
+
+
+def _from_bytes(saved: list[tuple[dict[str, Any], bytes]]) -> Ensemble:
+    members = []
+    for config, weights in saved:
+        member = Classifier(ClassifierConfig.from_dict(config))
+        member.load_state_dict(safetensors.torch.load(weights))
+        members.append(member.eval())
+    return Ensemble(tuple(members))
