@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 RESULTS = "ltsf.csv"
 ModelName = Literal["dlinear", "nlinear", "xlstm_time"]
 CONTEXT = {"dlinear": 336, "nlinear": 336, "xlstm_time": 512}
-# Learning rate and batch size for each set: the authors' scripts, but for DLinear on ETTh1 and ETTh2 gentler rates than
-# their 5e-3 and 5e-2, at which the validation part picks an epoch of 720 steps almost at random.
+# Learning rate and batch size for each set, from the authors' scripts; only DLinear on ETTh2 has 2e-2 where they have
+# 5e-2, for a lower validation error at each of the four horizons (mean of two seeds).
 SETTINGS = {
-    "dlinear": {"ETTh1": (1e-3, 32), "ETTh2": (2e-2, 32), "exchange_rate": (5e-4, 8), "national_illness": (1e-2, 32)},
+    "dlinear": {"ETTh1": (5e-3, 32), "ETTh2": (2e-2, 32), "exchange_rate": (5e-4, 8), "national_illness": (1e-2, 32)},
     "nlinear": {"ETTh1": (5e-3, 32), "ETTh2": (5e-2, 32), "exchange_rate": (5e-4, 8), "national_illness": (1e-2, 32)},
 }
 # Test errors at the four horizons of each set: mean square, mean absolute (arXiv 2205.13504, tables 2 and 9).
