@@ -30,7 +30,7 @@ def pretrain(
     decay_fraction: float = 0.3,
     weight_decay: float = 0.05,
     ema_decay: float = 0.999,
-    short: float = 0.3,
+    cuts: list[tuple[int, float]] | None = None,
     missing: float = 0.15,
     seed: int = 0,
     accelerator: str = "auto",
@@ -70,7 +70,8 @@ def pretrain(
         decay_fraction: share of the steps, at the end, over which the rate falls to zero; 0 keeps it constant
         weight_decay: decoupled decay of the matrices
         ema_decay: decay per step of the averaged weights that are saved; 0 saves the last weights
-        short: share of steps whose series are cut into windows of 16 patches
+        cuts: pairs of patches and a share of the steps, whose series are cut into windows of so many patches;
+            [[16, 0.3]] if not given
         missing: share of series with missing values
         seed: seed of weights and series
         accelerator: Lightning accelerator: auto, cpu, gpu, mps
@@ -115,8 +116,9 @@ def pretrain(
             batch_size=batch_size,
             patches=patches,
             patch_length=patch_length,
-            short=short,
+            cuts=StreamConfig.cuts if cuts is None else tuple((int(n), share) for n, share in cuts),
             missing=missing,
+            block=block or (16 if on_gpu(accelerator) else 1),
             seed=seed,
         ),
         workers=workers,

@@ -10,8 +10,6 @@ from torch.utils.data import IterableDataset, get_worker_info
 from tsseq.datasets.tasks import TrainingBatch, masked_spans
 from tsseq.synthetic.base import Prior
 
-SHORT_PATCHES = 16
-
 
 def stream_seed(seed: int, rank: int, step: int) -> int:
     """A 63-bit seed for one batch; different ranks and steps give unrelated ones (SplitMix64's finaliser)."""
@@ -24,17 +22,18 @@ def stream_seed(seed: int, rank: int, step: int) -> int:
 
 @dataclass(frozen=True)
 class StreamConfig:
-    """`batch_size` series of `patches` × `patch_length` values a step, plus the patch that ends the last target.
+    """`batch_size` series of `patches` × `patch_length` values a step.
 
-    A share `short` of the steps cuts the same series into many of 16 patches, each scaled by itself: low
-    frequencies come with short histories. `missing` is the share of series with holes. `block` steps are
-    drawn from the prior at once: on a GPU, many small launches would otherwise take longer than the training.
+    `cuts` are pairs of a number of patches and the share of the steps whose series are cut into windows of so
+    many, each scaled by itself: low frequencies come with short histories. `missing` is the share of series with
+    holes. `block` steps are drawn from the prior at once: on a GPU, many small launches would otherwise take
+    longer than the training.
     """
 
     batch_size: int = 256
     patches: int = 128
     patch_length: int = 32
-    short: float = 0.3
+    cuts: tuple[tuple[int, float], ...] = ((16, 0.3),)
     missing: float = 0.15
     block: int = 1
     seed: int = 0
@@ -42,6 +41,8 @@ class StreamConfig:
     def __post_init__(self) -> None:
         if min(self.batch_size, self.patches, self.patch_length, self.block) < 1:
             raise ValueError("batch_size, patches, patch_length and block must be at least 1")
+        if any(patches < 2 or share < 0 for patches, share in self.cuts) or sum(s for _, s in self.cuts) > 1:
+            raise ValueError(f"expected cuts of at least 2 patches with shares of at most 1 in all, got {self.cuts}")
 
 
 class PriorStream(IterableDataset[TrainingBatch]):
@@ -73,13 +74,19 @@ class PriorStream(IterableDataset[TrainingBatch]):
         # Blocks and steps are numbered apart, so that no task shares its seed with the series.
         seed = stream_seed(config.seed, self.rank, 2 * step + 1)
         # The choice of shape must not wait for the device, so it comes from a generator on the host.
-        short = torch.rand((), generator=Generator().manual_seed(seed)) < config.short
-        if short and config.patches > SHORT_PATCHES:
-            window = (SHORT_PATCHES + 1) * config.patch_length
-            values = values[:, : values.shape[1] // window * window].reshape(-1, window)
+        window = self._window(float(torch.rand((), generator=Generator().manual_seed(seed)))) * config.patch_length
+        values = values[:, : values.shape[1] // window * window].reshape(-1, window)
         generator = Generator(self.device).manual_seed(seed)
         values = _punch_holes(generator, values, config.missing)
         return masked_spans(generator, values, config.patch_length)
+
+    def _window(self, uniform: float) -> int:
+        """Patches in each series of a step, by the shares of `cuts`."""
+        for patches, share in self.config.cuts:
+            if uniform < share:
+                return min(patches, self.config.patches)
+            uniform -= share
+        return self.config.patches
 
     def _series(self, step: int) -> Tensor:
         config = self.config
@@ -87,7 +94,7 @@ class PriorStream(IterableDataset[TrainingBatch]):
         if self._block is None or self._block[0] != block:
             self._block = None  # frees the last block before the next is drawn
             generator = Generator(self.device).manual_seed(stream_seed(config.seed, self.rank, 2 * block))
-            length = (config.patches + 1) * config.patch_length
+            length = config.patches * config.patch_length
             self._block = block, self.prior.sample(generator, config.batch_size * config.block, length)
         return self._block[1][part * config.batch_size : (part + 1) * config.batch_size]
 

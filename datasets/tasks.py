@@ -16,7 +16,7 @@ MAX_SPAN = 32
 
 
 class TrainingBatch(NamedTuple):
-    """`values` are whole series of one patch more than the network reads; `visible` marks the input values,
+    """`values` are whole series, of which the network reads all but the last patch; `visible` marks the input values,
     `fitted` those that determine the scale, `targets` those that may be scored (values of later patches)."""
 
     values: Float[Tensor, "batch time"]

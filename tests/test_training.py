@@ -27,7 +27,7 @@ TINY = ForecasterConfig(
     max_context=128,
     backbone=BackboneConfig(width=32, layers=2, mlp_width=32, options={"gated_delta_product": {"heads": 2}}),
 )
-STREAM = StreamConfig(batch_size=8, patches=16, patch_length=PATCH, short=0.0)
+STREAM = StreamConfig(batch_size=8, patches=16, patch_length=PATCH, cuts=())
 
 
 @dataclass(frozen=True)
