@@ -1,5 +1,7 @@
 """Smooth paths, periodic tables and piecewise-constant segments: the shapes that priors are composed of."""
 
+from importlib.util import find_spec
+
 import torch
 from torch import Generator, Tensor
 
@@ -12,8 +14,17 @@ def time_steps(generator: Generator, length: int) -> Float[Tensor, " time"]:
     return torch.arange(length, device=generator.device, dtype=torch.float32)
 
 
+def _fused(x: Tensor) -> bool:
+    """Whether Triton's kernels, which read and write every point once, serve instead of the torch forms."""
+    return x.is_cuda and x.dtype == torch.float32 and find_spec("triton") is not None
+
+
 def spline(knots: Float[Tensor, "batch knot"], position: Float[Tensor, "batch time"]) -> Float[Tensor, "batch time"]:
     """Uniform cubic B-spline; `position` counts knots from 0 to at most knot - 4."""
+    if _fused(position):
+        from tsseq.synthetic import triton_loops
+
+        return triton_loops.spline(knots, position)
     index = position.long().clamp_(0, knots.shape[-1] - 4)
     u = position - index
     v = 1 - u
@@ -37,6 +48,10 @@ def smooth_path(
 
 def lookup(table: Float[Tensor, "batch slot"], phase: Float[Tensor, "batch time"]) -> Float[Tensor, "batch time"]:
     """Evaluate periodic tables at a phase in cycles, linear between slots."""
+    if _fused(phase):
+        from tsseq.synthetic import triton_loops
+
+        return triton_loops.lookup(table, phase, linear=True)
     slots = table.shape[-1]
     position = (phase - phase.floor()).mul_(slots)
     index = position.long().clamp_(max=slots - 1)
@@ -48,6 +63,10 @@ def lookup(table: Float[Tensor, "batch slot"], phase: Float[Tensor, "batch time"
 
 def held(table: Float[Tensor, "batch slot"], phase: Float[Tensor, "batch time"]) -> Float[Tensor, "batch time"]:
     """Evaluate periodic tables at a phase in cycles, constant within a slot."""
+    if _fused(phase):
+        from tsseq.synthetic import triton_loops
+
+        return triton_loops.lookup(table, phase, linear=False)
     slots = table.shape[-1]
     index = (phase - phase.floor()).mul_(slots).long().clamp_(max=slots - 1)
     return table.gather(-1, index)

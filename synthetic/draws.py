@@ -68,6 +68,19 @@ def pick(generator: Generator, shape: Shape, values: Sequence[float], weights: S
     return constant(tuple(map(float, values)), generator.device)[index]
 
 
+def systematic(host: Generator, total: int, weights: Sequence[float]) -> list[int]:
+    """Split `total` in proportion to `weights`, without bias and each part less than one away from its share."""
+    shares = torch.tensor(tuple(weights), dtype=torch.float64)
+    edges = (shares.cumsum(0) / shares.sum() * total + torch.rand((), generator=host)).floor()
+    edges[-1] = total
+    return edges.diff(prepend=torch.zeros(1, dtype=torch.float64)).long().tolist()
+
+
+def shuffled(generator: Generator, x: Tensor) -> Tensor:
+    """The rows in random order."""
+    return x[torch.randperm(x.shape[0], generator=generator, device=x.device)]
+
+
 def host_generator(generator: Generator) -> Generator:
     """A CPU generator for decisions that shape the computation, seeded by the state of `generator`.
 

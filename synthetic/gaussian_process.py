@@ -13,7 +13,16 @@ from torch import Generator, Tensor
 from tsseq.array_typing import Float
 from tsseq.synthetic.base import Prior
 from tsseq.synthetic.curves import lookup, time_steps
-from tsseq.synthetic.draws import chance, choice, log_uniform, pick, uniform
+from tsseq.synthetic.draws import (
+    chance,
+    choice,
+    host_generator,
+    log_uniform,
+    pick,
+    shuffled,
+    systematic,
+    uniform,
+)
 from tsseq.synthetic.scan import fft_length
 
 PERIODS = (4, 6, 7, 12, 14, 24, 26, 30, 48, 52, 60, 96, 144, 168, 288, 336, 365.25, 672, 1008, 1440, 2016)
@@ -34,7 +43,7 @@ def matern(lag: Tensor, lengthscale: Tensor | float, order: Tensor | int) -> Ten
 
 def rational_quadratic(lag: Tensor, lengthscale: Tensor | float, alpha: Tensor | float) -> Tensor:
     """A scale mixture of squared exponentials: variation at many scales."""
-    return (1 + (lag / lengthscale).square() / (2 * alpha)).pow(-alpha)
+    return torch.exp(-alpha * torch.log1p((lag / lengthscale).square() / (2 * alpha)))
 
 
 def periodic(lag: Tensor, period: Tensor | float, lengthscale: Tensor | float) -> Tensor:
@@ -63,6 +72,8 @@ def stationary_pair(
     return draws.real[:, :length], draws.imag[:, :length]
 
 
+COUNTS = (0.25, 0.3, 0.25, 0.2)
+"""Share of series with one, two, three and four kernels."""
 CIRCLE = 512
 """Slots on which an exactly periodic process is drawn."""
 
@@ -113,30 +124,36 @@ class GaussianProcess(Prior):
         self, generator: Generator, batch_size: int, lag: Float[Tensor, " lag"]
     ) -> Float[Tensor, "batch lag"]:
         """A random kernel for every series, at the given lags in steps, without the exactly periodic term."""
-        count = choice(generator, (batch_size, 1), (0.25, 0.3, 0.25, 0.2)[: self.max_kernels]) + 1
-        total, *others = self._kernels(generator, self.max_kernels * batch_size, lag).chunk(self.max_kernels)
-        scales = log_uniform(generator, (self.max_kernels, batch_size, 1), 0.1, 1.5)
-        added = chance(generator, (self.max_kernels, batch_size, 1), 0.5)
-        for position, kernel in enumerate(others, start=1):
-            joined = torch.where(added[position], total + scales[position] * kernel, total * kernel)
-            total = torch.where(position < count, joined, total)
-        nugget = log_uniform(generator, (batch_size, 1), 1e-6, 0.3) * total[:, :1]
-        return torch.cat([total[:, :1] + nugget, total[:, 1:]], dim=-1)
+        host = host_generator(generator)
+        weights = COUNTS[: self.max_kernels]
+        at_least = [sum(weights[k:]) for k in range(len(weights))]
+        total = self._kernels(generator, host, batch_size, lag)
+        rest = batch_size
+        for before, share in zip(at_least, at_least[1:], strict=False):
+            # The first rows have the most kernels; they are shuffled in the end.
+            rest = systematic(host, rest, (share, before - share))[0]
+            kernel = self._kernels(generator, host, rest, lag)
+            scale = log_uniform(generator, (rest, 1), 0.1, 1.5)
+            added = chance(generator, (rest, 1), 0.5)
+            total[:rest] = torch.where(added, total[:rest] + scale * kernel, total[:rest] * kernel)
+        total[:, :1] *= 1 + log_uniform(generator, (batch_size, 1), 1e-6, 0.3)
+        return shuffled(generator, total)
 
-    def _kernels(self, generator: Generator, batch_size: int, lag: Tensor) -> Tensor:
+    def _kernels(self, generator: Generator, host: Generator, batch_size: int, lag: Tensor) -> Tensor:
         """Matérn .3, squared exponential .15, rational quadratic .1, locally periodic .45."""
-        shape, length = (batch_size, 1), len(lag)
-        kind = choice(generator, shape, (0.3, 0.15, 0.1, 0.45))
-        longest = max(length / 4.0, 2 * self.shortest)
-        lengthscale = log_uniform(generator, shape, self.shortest, longest)
-        smooth = matern(lag, lengthscale, choice(generator, shape, (0.4, 0.3, 0.3)))
-        mixed = rational_quadratic(lag, lengthscale, log_uniform(generator, shape, 0.1, 10.0))
-        smooth = torch.where(kind == 2, mixed, smooth)
-        period = self._period(generator, shape, length)
-        cyclic = periodic(lag, period, log_uniform(generator, shape, 0.15, 1.5))
-        coherence = torch.maximum(lengthscale, period).clamp(max=longest)
-        envelope = squared_exponential(lag, torch.where(kind == 3, coherence, lengthscale))
-        return torch.where(kind == 1, envelope, torch.where(kind == 3, cyclic * envelope, smooth))
+        longest = max(len(lag) / 4.0, 2 * self.shortest)
+        lengthscale = log_uniform(generator, (batch_size, 1), self.shortest, longest)
+        scales = lengthscale.split(systematic(host, batch_size, (0.3, 0.15, 0.1, 0.45)))
+        rough, _, mixed, cyclic = (tuple(scale.shape) for scale in scales)
+        period = self._period(generator, cyclic, len(lag))
+        kernels = (
+            matern(lag, scales[0], choice(generator, rough, (0.4, 0.3, 0.3))),
+            squared_exponential(lag, scales[1]),
+            rational_quadratic(lag, scales[2], log_uniform(generator, mixed, 0.1, 10.0)),
+            periodic(lag, period, log_uniform(generator, cyclic, 0.15, 1.5))
+            * squared_exponential(lag, torch.maximum(scales[3], period).clamp(max=longest)),
+        )
+        return shuffled(generator, torch.cat(kernels))
 
     def _period(self, generator: Generator, shape: tuple[int, int], length: int) -> Tensor:
         free = log_uniform(generator, shape, 3.0, max(length / 3.0, 6.0))

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from tsseq.array_typing import Float, Int
 from tsseq.synthetic import augment
 from tsseq.synthetic.base import Prior
-from tsseq.synthetic.draws import host_generator
+from tsseq.synthetic.draws import host_generator, systematic
 
 Edit = Callable[[Generator, Tensor, float], Tensor]
 
@@ -104,10 +104,7 @@ class Mixture(Prior):
 
     def counts(self, host: Generator, batch_size: int) -> list[int]:
         """Series of each family in one batch: systematic sampling of the cumulated weights."""
-        weights = torch.tensor(list(self.weights.values()), dtype=torch.float64)
-        edges = (weights.cumsum(0) / weights.sum() * batch_size + torch.rand((), generator=host)).floor()
-        edges[-1] = batch_size
-        return edges.diff(prepend=torch.zeros(1, dtype=torch.float64)).long().tolist()
+        return systematic(host, batch_size, list(self.weights.values()))
 
     def _few(self, host: Generator, batch_size: int, families: int = 2) -> list[int]:
         """Like `counts`, concentrated on a few random families, since every further one costs its own launches."""

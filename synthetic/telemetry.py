@@ -8,7 +8,17 @@ from torch import Generator, Tensor
 from tsseq.array_typing import Float
 from tsseq.synthetic.base import Prior
 from tsseq.synthetic.curves import impulses, lookup, renewals, segments, smooth_path, time_steps
-from tsseq.synthetic.draws import chance, choice, integers, log_uniform, normal, pick, uniform
+from tsseq.synthetic.draws import (
+    chance,
+    host_generator,
+    integers,
+    log_uniform,
+    normal,
+    pick,
+    shuffled,
+    systematic,
+    uniform,
+)
 from tsseq.synthetic.noise import autoregressive
 from tsseq.synthetic.profiles import random_profiles
 from tsseq.synthetic.scan import linear_scan
@@ -38,12 +48,11 @@ class Telemetry(Prior):
         wander = wander * log_uniform(generator, shape, 0.02, 0.8)
         busy = self._gate(generator, batch_size, length)
         demand = (day + wander).exp() * busy + bursts * (0.3 + 0.7 * busy) + jobs
-        metric = choice(generator, shape, self.metrics)
-        makers = (self._requests, self._latency, self._memory, self._idle_jobs)
-        out = self._utilisation(generator, demand)
-        for number, maker in enumerate(makers, start=1):
-            source = jobs if maker == self._idle_jobs else demand
-            out = torch.where(metric == number, maker(generator, source), out)
+        counts = systematic(host_generator(generator), batch_size, self.metrics)
+        makers = (self._utilisation, self._requests, self._latency, self._memory, self._idle_jobs)
+        rows = zip(demand.split(counts), jobs.split(counts), strict=True)
+        parts = [maker(generator, *part) for maker, part in zip(makers, rows, strict=True) if len(part[0])]
+        out = shuffled(generator, torch.cat(parts))
         step = log_uniform(generator, shape, 0.003, 0.15) * (out.amax(-1, keepdim=True) - out.amin(-1, keepdim=True))
         rounded = torch.round(out / step.clamp(min=1e-6)) * step
         return torch.where(chance(generator, shape, self.coarse), rounded, out)
@@ -90,26 +99,26 @@ class Telemetry(Prior):
         idle = segments(generator, dwell, length) % 2 == 1
         return 1 - 0.97 * (idle & chance(generator, (batch, 1), 0.25))
 
-    def _utilisation(self, generator: Generator, demand: Tensor) -> Tensor:
+    def _utilisation(self, generator: Generator, demand: Tensor, _: Tensor) -> Tensor:
         """Percent of capacity: bends into or hits a ceiling."""
         shape = (demand.shape[0], 1)
         load = demand / demand.mean(-1, keepdim=True).clamp(min=1e-3) * log_uniform(generator, shape, 0.02, 0.9)
         return 100 * torch.where(chance(generator, shape, 0.5), 1 - torch.exp(-load), load.clamp(max=1.0))
 
-    def _requests(self, generator: Generator, demand: Tensor) -> Tensor:
+    def _requests(self, generator: Generator, demand: Tensor, _: Tensor) -> Tensor:
         """Poisson counts per step, from a few to thousands."""
         shape = (demand.shape[0], 1)
         mean = demand / demand.mean(-1, keepdim=True).clamp(min=1e-3) * log_uniform(generator, shape, 0.3, 3000.0)
         return torch.poisson(mean.clamp(max=1e5), generator=generator)
 
-    def _latency(self, generator: Generator, demand: Tensor) -> Tensor:
+    def _latency(self, generator: Generator, demand: Tensor, _: Tensor) -> Tensor:
         """Waiting time 1 / (1 - utilisation) with log-normal noise."""
         shape = (demand.shape[0], 1)
         load = demand / demand.mean(-1, keepdim=True).clamp(min=1e-3) * uniform(generator, shape, 0.1, 0.7)
         noise = log_uniform(generator, shape, 0.01, 0.4) * normal(generator, tuple(demand.shape))
         return torch.exp(noise) / (1.03 - load.clamp(max=1.0))
 
-    def _memory(self, generator: Generator, demand: Tensor) -> Tensor:
+    def _memory(self, generator: Generator, demand: Tensor, _: Tensor) -> Tensor:
         """Grows with use, is released at random times, over a level that steps."""
         batch, length = demand.shape
         shape = (batch, 1)
@@ -124,7 +133,7 @@ class Telemetry(Prior):
             + load * log_uniform(generator, shape, 0.01, 1.0)
         )
 
-    def _idle_jobs(self, generator: Generator, jobs: Tensor) -> Tensor:
+    def _idle_jobs(self, generator: Generator, _: Tensor, jobs: Tensor) -> Tensor:
         """Almost nothing, now and then a run: a second schedule, a telegraph signal and small noise."""
         batch, length = jobs.shape
         shape = (batch, 1)

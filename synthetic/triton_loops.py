@@ -35,6 +35,62 @@ def linear_scan(decay: torch.Tensor, drive: torch.Tensor) -> torch.Tensor:
 
 
 @triton.jit
+def _lookup(
+    table, phase, out, table_row, phase_row, phase_step, length, slots, LINEAR: tl.constexpr, BLOCK: tl.constexpr
+):
+    row = tl.program_id(0).to(tl.int64)
+    time = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = time < length
+    cycles = tl.load(phase + row * phase_row + time * phase_step, mask=inside, other=0.0)
+    position = (cycles - tl.floor(cycles)) * slots
+    index = tl.minimum(position.to(tl.int32), slots - 1)
+    value = tl.load(table + row * table_row + index, mask=inside, other=0.0)
+    if LINEAR:
+        after = tl.where(index == slots - 1, 0, index + 1)
+        value += (position - index) * (tl.load(table + row * table_row + after, mask=inside, other=0.0) - value)
+    tl.store(out + row * length + time, value, mask=inside)
+
+
+@triton.jit
+def _spline(knots, position, out, knot_row, position_row, position_step, length, last, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    time = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = time < length
+    place = tl.load(position + row * position_row + time * position_step, mask=inside, other=0.0)
+    index = tl.minimum(tl.maximum(place.to(tl.int32), 0), last)
+    u = place - index
+    v = 1 - u
+    first = knots + row * knot_row + index
+    value = tl.load(first, mask=inside, other=0.0) * (v * v * v)
+    value += tl.load(first + 1, mask=inside, other=0.0) * (4 + u * u * (3 * u - 6))
+    value += tl.load(first + 2, mask=inside, other=0.0) * (4 + v * v * (3 * v - 6))
+    value += tl.load(first + 3, mask=inside, other=0.0) * (u * u * u)
+    tl.store(out + row * length + time, value / 6, mask=inside)
+
+
+def _pointwise(kernel, table: torch.Tensor, position: torch.Tensor, *sizes) -> torch.Tensor:
+    """Evaluate one row of `table` at every position of the same row; float32, one read and one write a point."""
+    batch, length = position.shape
+    table = table.expand(batch, -1)
+    table = table if table.stride(1) == 1 else table.contiguous()
+    out = torch.empty((batch, length), dtype=torch.float32, device=position.device)
+    if batch:
+        grid = (batch, triton.cdiv(length, 1024))
+        kernel[grid](table, position, out, table.stride(0), *position.stride(), length, *sizes, BLOCK=1024)
+    return out
+
+
+def lookup(table: torch.Tensor, phase: torch.Tensor, *, linear: bool) -> torch.Tensor:
+    """`curves.lookup` or, if not linear, `curves.held`."""
+    return _pointwise(_lookup, table, phase, table.shape[-1], linear)
+
+
+def spline(knots: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+    """`curves.spline`."""
+    return _pointwise(_spline, knots, position, knots.shape[-1] - 4)
+
+
+@triton.jit
 def _polynomial(c, stride, x, y, z, w):
     """One row of coefficients, in the order of `dynamics.MONOMIALS`, at the state (x, y, z, w)."""
     constant = tl.load(c)

@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 from tsseq.array_typing import Float
 from tsseq.synthetic.base import Prior
 from tsseq.synthetic.curves import standardise, time_steps
-from tsseq.synthetic.draws import chance, choice, log_uniform, pick, uniform
+from tsseq.synthetic.draws import chance, host_generator, log_uniform, pick, shuffled, systematic, uniform
 from tsseq.synthetic.hydrology import rainfall
 from tsseq.synthetic.noise import autoregressive
 from tsseq.synthetic.scan import exponential_filter
@@ -21,33 +21,29 @@ STEP_WEIGHTS = (0.7, 1.5, 0.8, 0.8, 2.5, 0.4, 0.3, 2.0)
 class Weather(Prior):
     """One variable per series, all of them driven by season, sun and passing weather systems of a few days.
 
-    Shares: temperature, wind, radiation, humidity, rain, pollution.
+    Shares: temperature, humidity, radiation, pollution, rain, wind.
     """
 
-    variables: tuple[float, float, float, float, float, float] = (0.3, 0.15, 0.17, 0.13, 0.08, 0.17)
+    variables: tuple[float, float, float, float, float, float] = (0.3, 0.13, 0.17, 0.17, 0.08, 0.15)
 
     def sample(self, generator: Generator, batch_size: int, length: int) -> Float[Tensor, "batch time"]:
         shape = (batch_size, 1)
         day = pick(generator, shape, STEPS_PER_DAY, STEP_WEIGHTS)
         days = time_steps(generator, length) / day + uniform(generator, shape, 0.0, 365.25)
         sun = self._sun(generator, days, day)
+        counts = systematic(host_generator(generator), batch_size, self.variables)
         systems = self._systems(generator, day, length)
-        cloud = torch.sigmoid(2 * self._systems(generator, day, length) + 1.2 * systems)
-        temperature = self._temperature(generator, days, sun, systems, cloud, day)
-        variable = choice(generator, shape, self.variables)
-        out = temperature
-        for number, other in enumerate(
-            (
-                self._wind(generator, sun, day),
-                sun * (1 - uniform(generator, shape, 0.2, 0.9) * cloud),
-                self._humidity(generator, temperature, cloud),
-                rainfall(generator, 0.5 * systems - 1.0, day),
-                self._pollution(generator, days, systems, sun, day),
-            ),
-            start=1,
-        ):
-            out = torch.where(variable == number, other, out)
-        return out
+        # Each variable is computed on its own rows only; the first three need the clouds, the first two the air.
+        under, outside = sum(counts[:3]), sum(counts[:2])
+        cloud = torch.sigmoid(2 * self._systems(generator, day[:under], length) + 1.2 * systems[:under])
+        air = self._air(generator, days[:outside], sun[:outside], systems[:outside], cloud[:outside], day[:outside])
+        dry, damp = air.split(counts[:2])
+        radiation = sun[outside:under] * (1 - uniform(generator, (counts[2], 1), 0.2, 0.9) * cloud[outside:])
+        rows = [x.split([under, *counts[3:]])[1:] for x in (days, sun, systems, day)]
+        makers = (self._pollution, self._rain, self._wind)
+        others = [maker(generator, *part) for maker, part in zip(makers, zip(*rows, strict=True), strict=True)]
+        humidity = self._humidity(generator, damp, cloud[counts[0] : outside])
+        return shuffled(generator, torch.cat([dry, humidity, radiation, *others]))
 
     def _sun(self, generator: Generator, days: Tensor, day: Tensor) -> Tensor:
         """Clear-sky radiation, zero at night; days are longer and brighter in summer."""
@@ -65,10 +61,10 @@ class Weather(Prior):
         smooth = exponential_filter(slow, memory / 4) * 1.1
         return smooth + uniform(generator, shape, 0.0, 0.5) * autoregressive(generator, 0.1 * memory, length)
 
-    def _temperature(
+    def _air(
         self, generator: Generator, days: Tensor, sun: Tensor, systems: Tensor, cloud: Tensor, day: Tensor
     ) -> Tensor:
-        """Season, passing systems, and the day's heating as the air answers to the sun with a delay of hours."""
+        """Temperature: season, passing systems, and the day's heating as the air answers to the sun hours later."""
         shape = tuple(day.shape)
         season = torch.sin(2 * torch.pi * (days - 30) / 365.25) * uniform(generator, shape, 0.3, 3.0)
         heating = exponential_filter(sun * (1 - 0.7 * cloud), day * uniform(generator, shape, 0.08, 0.25))
@@ -80,15 +76,18 @@ class Weather(Prior):
         dry = standardise(temperature - uniform(generator, shape, 0.0, 1.5) * cloud)
         return (uniform(generator, shape, 50.0, 90.0) - 14 * dry).clamp(3.0, 100.0)
 
-    def _wind(self, generator: Generator, sun: Tensor, day: Tensor) -> Tensor:
+    def _rain(self, generator: Generator, days: Tensor, sun: Tensor, systems: Tensor, day: Tensor) -> Tensor:
+        return rainfall(generator, 0.5 * systems - 1.0, day)
+
+    def _wind(self, generator: Generator, days: Tensor, sun: Tensor, systems: Tensor, day: Tensor) -> Tensor:
         """The length of a two-dimensional Gaussian vector whose variance follows sun and weather."""
         shape, length = tuple(day.shape), sun.shape[-1]
-        east, north = self._systems(generator, day, length), self._systems(generator, day, length)
+        east, north = systems, self._systems(generator, day, length)
         gust = autoregressive(generator, 0.02 * day + 0.5, length) * uniform(generator, shape, 0.0, 0.4)
         breeze = 1 + uniform(generator, shape, 0.0, 0.6) * sun
         return (east + uniform(generator, shape, 0.0, 1.5)).hypot(north) * breeze * (1 + gust).clamp(min=0)
 
-    def _pollution(self, generator: Generator, days: Tensor, systems: Tensor, sun: Tensor, day: Tensor) -> Tensor:
+    def _pollution(self, generator: Generator, days: Tensor, sun: Tensor, systems: Tensor, day: Tensor) -> Tensor:
         """Log-normal: traffic peaks twice a day, builds up for days, is washed out at once."""
         shape, length = tuple(day.shape), sun.shape[-1]
         traffic = torch.cos(4 * torch.pi * (days - uniform(generator, shape))) * (day > 1)

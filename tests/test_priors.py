@@ -161,11 +161,17 @@ def test_gpu_loops_equal_the_torch_forms():
     pytest.importorskip("triton")
     code = """
 import torch
-from tsseq.synthetic import dynamics, scan, triton_loops
+from tsseq.synthetic import curves, dynamics, scan, triton_loops
 g = torch.Generator().manual_seed(0)
 for length in (1, 65, 1025):
     a, b = torch.rand((2, 1), generator=g).expand(2, length), torch.randn((length, 2), generator=g).t()
     assert torch.allclose(triton_loops.linear_scan(a, b), scan.odd_even_scan(a, b), atol=1e-5), length
+    table = torch.randn((2, 3, 9), generator=g)[:, 1]
+    for x in (5 * b, 5 * b[:1].expand(2, length)):
+        assert torch.allclose(triton_loops.lookup(table, x, linear=True), curves.lookup(table, x), atol=1e-5), length
+        assert torch.equal(triton_loops.lookup(table, x, linear=False), curves.held(table, x)), length
+        x = x.abs().clamp(max=5.9)
+        assert torch.allclose(triton_loops.spline(table, x), curves.spline(table, x), atol=1e-5), length
 batch = 35
 fields = [system(g, (batch,))[0] for system in dynamics.SYSTEMS.values()]
 tables = torch.stack([dynamics.coefficient_table(field, batch, g.device) for field in fields])
