@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 from tsseq.classifier import Classifier
 from tsseq.finetuning import quiet
@@ -33,7 +33,8 @@ class ClassifierTrainingConfig:
     validation loss are returned; training ends after `patience` epochs without a lower one. `mixup` is the
     parameter of the Beta distribution that mixes pairs of series (Zhang et al., arXiv 1710.09412), `noise` and
     `stretch` the standard deviations of added noise and of a factor per channel, `hidden` the longest share of a
-    series that is masked; 0 leaves each out.
+    series that is masked, `warp` the standard deviation of the logarithm of the speed at which a stretch of the series
+    is passed through (Um et al., arXiv 1706.00527); 0 leaves each out.
     """
 
     max_epochs: int = 60
@@ -47,6 +48,7 @@ class ClassifierTrainingConfig:
     noise: float = 0.0
     stretch: float = 0.0
     hidden: float = 0.0
+    warp: float = 0.0
     validation: float = 0.0
     patience: int = 20
     seed: int = 0
@@ -66,6 +68,8 @@ class ClassifierTrainingConfig:
 
 
 Cases = tuple[Values, Labels]
+WARPS = 4
+"""Stretches of a series that are each passed through at a speed of their own."""
 
 
 def fit(
@@ -100,13 +104,10 @@ def fit(
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        loader = DataLoader(
-            TensorDataset(data, target),
-            batch_size=min(config.batch_size, len(data)),
-            shuffle=True,
-            drop_last=True,
-            generator=Generator().manual_seed(config.seed),
-        )
+        order = RandomSampler(range(len(data)), generator=Generator().manual_seed(config.seed))
+        # Whole batches are indexed at once: one case at a time would cost as much as a small network.
+        batches = BatchSampler(order, min(config.batch_size, len(data)), drop_last=True)
+        loader = DataLoader(TensorDataset(data, target), sampler=batches, batch_size=None, generator=Generator())
         trainer.fit(ClassifierModule(classifier, config, trainer.max_steps), loader)
     if best is not None:
         classifier.load_state_dict(best.weights)
@@ -133,6 +134,8 @@ class ClassifierModule(lightning.LightningModule):
 
     def _augment(self, values: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         config, scale, shape = self.config, self.classifier.scale, values.shape
+        if config.warp:
+            values = warped(values, torch.exp(config.warp * self._draw(torch.randn, (shape[0], WARPS), values)))
         if config.noise:
             values = values + config.noise * scale * self._draw(torch.randn, shape, values)
         if config.stretch:
@@ -168,13 +171,32 @@ class ClassifierModule(lightning.LightningModule):
             {"params": matrices, "weight_decay": self.config.weight_decay},
             {"params": vectors, "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.AdamW(groups, lr=self.config.learning_rate, betas=(0.9, 0.98))
+        optimizer = torch.optim.AdamW(groups, lr=self.config.learning_rate, betas=(0.9, 0.98), fused=True)
         schedule = LambdaLR(optimizer, self._factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _factor(self, step: int) -> float:
         up = (step + 1) / (0.1 * self.steps)
         return min(1.0, up) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.steps)))
+
+
+def warped(values: Tensor, speeds: Tensor) -> Tensor:
+    """Series (batch × time × channel) passed through from their first to their last observed step at `speeds`
+    (batch × stretch), each for an equal part of the time; linear between steps."""
+    observed = ~values.isnan().all(-1)
+    clock = torch.arange(values.shape[1], device=values.device)
+    last = torch.where(observed, clock, 0).amax(1, keepdim=True)
+    passed = F.pad(speeds.cumsum(1) / speeds.sum(1, keepdim=True), (1, 0))
+    stretches = speeds.shape[1]
+    at = stretches * clock / last.clamp(min=1)
+    stretch = at.long().clamp(max=stretches - 1)
+    start, end = passed.gather(1, stretch), passed.gather(1, stretch + 1)
+    place = torch.where(clock <= last, torch.lerp(start, end, at - stretch) * last, clock)
+    before = place.long().clamp(max=values.shape[1] - 1)
+    after = (before + 1).clamp(max=values.shape[1] - 1)
+    low, high = (values.gather(1, steps[..., None].expand_as(values)) for steps in (before, after))
+    share = (place - before)[..., None]
+    return torch.where(share == 0, low, torch.lerp(low, high, share))
 
 
 class _BestEpoch(Callback):
@@ -218,6 +240,9 @@ def _normalise(classifier: Classifier, values: Tensor) -> None:
     """The mean and standard deviation of each channel; a channel that is constant or missing keeps its unit."""
     rows = values.flatten(0, 1).double()
     mean = rows.nanmean(0).nan_to_num()
-    deviation = (rows - mean).square().nanmean(0).sqrt().nan_to_num()
+    constant = 1e-8 * mean.abs().clamp(min=1e-30)
     classifier.loc.copy_(mean)
-    classifier.scale.copy_(torch.where(deviation > 1e-8 * mean.abs().clamp(min=1e-30), deviation, 1.0))
+    gains = values.double().diff(dim=1).flatten(0, 1)
+    for scale, spread in ((classifier.scale, rows - mean), (classifier.difference_scale, gains)):
+        deviation = spread.square().nanmean(0).sqrt().nan_to_num()
+        scale.copy_(torch.where(deviation > constant, deviation, 1.0))
