@@ -97,7 +97,14 @@ def _selective() -> None:
     selective_scan.fused(x, x, _leaf(256, 16, dtype=torch.float32), maps, maps)[0].sum().backward()
 
 
-ATTENTION = ("prepare_kernel", "finish_kernel", "forward_kernel", "backward_kernel")
+ATTENTION = (
+    "prepare_kernel",
+    "finish_kernel",
+    "forward_kernel",
+    "adjoint_kernel",
+    "query_gradients_kernel",
+    "key_gradients_kernel",
+)
 CHANNELWISE = ("channelwise_forward_kernel", "channelwise_backward_kernel")
 BOTH, HOPPER = (80, 90), (90,)
 LAUNCHES = (

@@ -64,7 +64,7 @@ def _usage(cubin: bytes) -> str:
 
 
 def main() -> None:
-    names = ("solve_kernel", "forward_kernel", "backward_kernel")
+    names = ("solve_kernel", "forward_kernel", "adjoint_kernel", "gradient_kernel")
     for width, step, dtype, architectures in LAUNCHES:
         example = delta_rule._example(torch.Generator(), 1, 1, step=step, key_width=width, value_width=width)
         inputs = {name: x.to(dtype) if name != "initial_state" else x for name, x in example.items()}

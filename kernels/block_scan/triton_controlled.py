@@ -114,18 +114,35 @@ def _adjoint(
 
 @triton.jit
 def _outer_products(
-    gradients, states, start, token, tokens, time, entry,
+    gradients, states, start, token, tokens, time, first,
     WIDTH: tl.constexpr, SIZE: tl.constexpr, HAS_START: tl.constexpr,
 ):  # fmt: skip
     """Tile [token, entry] of g_t h_{t-1}^T, whose entries are those of one position's matrices in memory order."""
-    live = (token < tokens) & (entry < WIDTH * SIZE)
-    column = entry // (SIZE * SIZE) * SIZE + entry % SIZE
-    g = tl.load(gradients + token * WIDTH + entry // SIZE, live, 0.0).to(tl.float32)
-    begins = token % time == 0
-    h = tl.load(states + (token - 1) * WIDTH + column, live & (begins == 0), 0.0).to(tl.float32)
+    # The last axis of both operands is contiguous in memory and spread over neighbouring threads.
+    WHOLE: tl.constexpr = SIZE == 1 or SIZE == 2 or SIZE == 4 or SIZE == 8
+    begins = (token % time == 0)[:, None]
+    sequence = (token // time).to(tl.int64)[:, None]
+    at = token.to(tl.int64)[:, None] * WIDTH
+    if WHOLE:
+        ROWS: tl.constexpr = ENTRIES // SIZE
+        row = first // SIZE + tl.arange(0, ROWS)[None, :]
+        column = row
+        live = (token < tokens)[:, None] & (row < WIDTH)
+    else:
+        entry = first + tl.arange(0, ENTRIES)[None, :]
+        row = entry // SIZE
+        column = entry // (SIZE * SIZE) * SIZE + entry % SIZE
+        live = (token < tokens)[:, None] & (entry < WIDTH * SIZE)
+    g = tl.load(gradients + at + row, live, 0.0).to(tl.float32)
+    h = tl.load(states + at - WIDTH + column, live & (begins == 0), 0.0).to(tl.float32)
     if HAS_START:
-        h += tl.load(start + token // time * WIDTH + column, live & begins, 0.0)
-    return g * h
+        h += tl.load(start + sequence * WIDTH + column, live & begins, 0.0)
+    if WHOLE:
+        g = tl.reshape(g, (TOKENS, ENTRIES // (SIZE * SIZE), SIZE, 1))
+        h = tl.reshape(h, (TOKENS, ENTRIES // (SIZE * SIZE), 1, SIZE))
+        return tl.reshape(g * h, (TOKENS, ENTRIES))
+    else:
+        return g * h
 
 
 @triton.jit(do_not_specialize=["tokens", "time"])
@@ -134,17 +151,16 @@ def _increment_gradients(
     WIDTH: tl.constexpr, SIZE: tl.constexpr, OMEGA: tl.constexpr, OMEGA_PADDED: tl.constexpr,
     HAS_START: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    token = tl.program_id(0).to(tl.int64) * TOKENS + tl.arange(0, TOKENS)[:, None]
+    token = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
     omega = tl.arange(0, OMEGA_PADDED)[None, :]
     total = tl.zeros((TOKENS, OMEGA_PADDED), tl.float32)
     for first in range(0, WIDTH * SIZE, ENTRIES):
-        entry = first + tl.arange(0, ENTRIES)
-        outer = _outer_products(gradients, states, start, token, tokens, time, entry[None, :], WIDTH, SIZE, HAS_START)
-        there = (omega < OMEGA) & (entry[:, None] < WIDTH * SIZE)
-        w = tl.load(weights + omega * (WIDTH * SIZE) + entry[:, None], there, 0.0)
+        outer = _outer_products(gradients, states, start, token, tokens, time, first, WIDTH, SIZE, HAS_START)
+        entry = first + tl.arange(0, ENTRIES)[:, None]
+        w = tl.load(weights + omega * (WIDTH * SIZE) + entry, (omega < OMEGA) & (entry < WIDTH * SIZE), 0.0)
         total = tl.dot(outer, w, total, input_precision=PRECISION)
-    at = d_increments + token * OMEGA + omega
-    tl.store(at, total.to(d_increments.dtype.element_ty), (token < tokens) & (omega < OMEGA))
+    at = d_increments + token.to(tl.int64)[:, None] * OMEGA + omega
+    tl.store(at, total.to(d_increments.dtype.element_ty), (token < tokens)[:, None] & (omega < OMEGA))
 
 
 @triton.jit(do_not_specialize=["tokens", "time", "span"])
@@ -156,16 +172,18 @@ def _weight_gradients(
     """Sums over a span of tokens for some entries."""
     TILES: tl.constexpr = (WIDTH * SIZE + ENTRIES - 1) // ENTRIES
     part = tl.program_id(0) // TILES
-    entry = (tl.program_id(0) % TILES) * ENTRIES + tl.arange(0, ENTRIES)
+    first = (tl.program_id(0) % TILES) * ENTRIES
     omega = tl.arange(0, OMEGA_PADDED)[None, :]
     total = tl.zeros((ENTRIES, OMEGA_PADDED), tl.float32)
     for i in range(0, span, TOKENS):
-        token = part.to(tl.int64) * span + i + tl.arange(0, TOKENS)[:, None]
-        outer = _outer_products(gradients, states, start, token, tokens, time, entry[None, :], WIDTH, SIZE, HAS_START)
-        delta = tl.load(increments + token * OMEGA + omega, (token < tokens) & (omega < OMEGA), 0.0)
+        token = part * span + i + tl.arange(0, TOKENS)
+        outer = _outer_products(gradients, states, start, token, tokens, time, first, WIDTH, SIZE, HAS_START)
+        at = increments + token.to(tl.int64)[:, None] * OMEGA + omega
+        delta = tl.load(at, (token < tokens)[:, None] & (omega < OMEGA), 0.0)
         total = tl.dot(tl.trans(outer), delta.to(tl.float32), total, input_precision=PRECISION)
-    at = partial + part.to(tl.int64) * (OMEGA * WIDTH * SIZE) + omega * (WIDTH * SIZE) + entry[:, None]
-    tl.store(at, total, (omega < OMEGA) & (entry[:, None] < WIDTH * SIZE))
+    entry = first + tl.arange(0, ENTRIES)[:, None]
+    at = partial + part.to(tl.int64) * (OMEGA * WIDTH * SIZE) + omega * (WIDTH * SIZE) + entry
+    tl.store(at, total, (omega < OMEGA) & (entry < WIDTH * SIZE))
 
 
 def _controlled_tiling(batch: int, weights: Tensor) -> dict[str, int]:

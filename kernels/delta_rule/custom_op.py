@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tsseq.kernels.delta_rule.triton import backward_kernel, forward_kernel, solve_kernel
+from tsseq.kernels.delta_rule.triton import adjoint_kernel, forward_kernel, gradient_kernel, solve_kernel
 from tsseq.kernels.layout import token_rows
 
 CHUNK_ROWS = 32
@@ -25,16 +25,19 @@ class Launch:
     forward_warps: int
     forward_stages: int
     forward_registers: int | None
-    backward_warps: int
-    backward_stages: int
-    backward_registers: int | None
+    adjoint_values: int
+    adjoint_warps: int
+    adjoint_stages: int
+    adjoint_registers: int | None
+    gradient_warps: int
+    gradient_registers: int | None
 
 
 LAUNCH = {
-    16: Launch(16, 1, 2, None, 1, 2, None),
-    32: Launch(32, 1, 2, None, 2, 2, None),
-    64: Launch(64, 4, 2, None, 4, 2, None),
-    128: Launch(64, 4, 2, None, 8, 2, None),
+    16: Launch(16, 1, 2, None, 16, 1, 2, None, 1, None),
+    32: Launch(32, 1, 2, None, 32, 1, 2, None, 2, None),
+    64: Launch(64, 4, 2, 128, 64, 4, 2, 128, 4, 168),
+    128: Launch(64, 4, 2, None, 64, 4, 2, None, 8, None),
 }
 """By the larger of key and value width, rounded up to a power of two. Fixed: nothing is tuned at run time."""
 
@@ -95,7 +98,7 @@ def _forward(
         u, states, time, Q_STRIDE=q.stride(1), K_STRIDE=k.stride(1), V_STRIDE=v.stride(1),
         G_STRIDE=_stride(log_decay), **shape, **flags, HAS_INITIAL=initial is not None, SAVE=save,
         SPLIT=SPLIT, STAGES=launch.forward_stages, num_warps=launch.forward_warps,
-        maxnreg=launch.forward_registers,
+        maxnreg=_registers(q, launch.forward_registers),
     )  # fmt: skip
     return output, final, w, u, states
 
@@ -124,16 +127,27 @@ def _backward(
     log_decay = None if log_decay is None else token_rows(log_decay)
     grad_final = None if grad_final is None else grad_final.contiguous()
     gradients = _allocate_gradients(q, k, beta, log_decay, u, has_initial)
+    dq, dk, dv, dbeta, dlog_decay, dinitial = gradients
+    grad_states = torch.empty_like(states)
     shape = _shape(q, k, u)
     launch = LAUNCH[max(shape["BK"], shape["BV"])]
     batch, time, head, _ = q.shape
-    backward_kernel[(batch * head,)](
-        q, k, beta, q if log_decay is None else log_decay, w, u, states, grad_output,
-        q if grad_final is None else grad_final, *gradients, time, Q_STRIDE=q.stride(1), K_STRIDE=k.stride(1),
-        B_STRIDE=beta.stride(1), G_STRIDE=_stride(log_decay), O_STRIDE=grad_output.stride(1), **shape,
-        HAS_DECAY=log_decay is not None, HAS_INITIAL=has_initial, HAS_GRAD_FINAL=grad_final is not None,
-        SMALLEST=_smallest_beta(q), SPLIT=SPLIT, PRECISION=_precision(q), STAGES=launch.backward_stages,
-        num_warps=launch.backward_warps, maxnreg=launch.backward_registers,
+    strides = {"Q_STRIDE": q.stride(1), "K_STRIDE": k.stride(1), "G_STRIDE": _stride(log_decay)}
+    flags: dict[str, Any] = {
+        "O_STRIDE": grad_output.stride(1), "HAS_DECAY": log_decay is not None, "HAS_INITIAL": has_initial,
+        "SPLIT": SPLIT, "PRECISION": _precision(q), **strides,
+    }  # fmt: skip
+    decay = q if log_decay is None else log_decay
+    values = min(shape["BV"], launch.adjoint_values)
+    adjoint_kernel[(batch * head * -(-u.shape[-1] // values),)](
+        q, k, decay, w, grad_output, q if grad_final is None else grad_final, dv, grad_states, dinitial, time,
+        HAS_GRAD_FINAL=grad_final is not None, STAGES=launch.adjoint_stages, num_warps=launch.adjoint_warps,
+        maxnreg=_registers(q, launch.adjoint_registers), **flags, **(shape | {"BV": values}),
+    )  # fmt: skip
+    gradient_kernel[(batch * head * w.shape[2],)](
+        q, k, beta, decay, u, states, grad_output, dv, grad_states, dq, dk, dbeta, dlog_decay, time,
+        B_STRIDE=beta.stride(1), SMALLEST=_smallest_beta(q), num_warps=launch.gradient_warps,
+        maxnreg=_registers(q, launch.gradient_registers), **flags, **shape,
     )  # fmt: skip
     return gradients
 
@@ -247,6 +261,11 @@ def _smallest_beta(q: Tensor) -> float:
 
 def _stride(log_decay: Tensor | None) -> int:
     return 0 if log_decay is None else log_decay.stride(1)
+
+
+def _registers(q: Tensor, most: int | None) -> int | None:
+    """Tiles of float32 values are twice as large and would spill."""
+    return None if q.dtype == torch.float32 else most
 
 
 def _precision(q: Tensor) -> str:

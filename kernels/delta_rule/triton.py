@@ -1,4 +1,4 @@
-"""The delta rule's GPU kernels: inverses of all chunks in parallel, then one program per head, forward and back.
+"""The delta rule's GPU kernels: the state and its gradient go from chunk to chunk, all else is had at once.
 
 Time is cut into chunks of R rows, a row being one Householder step of one token (steps are padded to STEPS_PADDED,
 a power of two, by rows of zeros). In a chunk with entry state S, decays d (from entry), Gamma (between rows) and e
@@ -12,10 +12,13 @@ a power of two, by rows of zeros). In a chunk with entry state S, decays d (from
 and backwards, from the gradients dO and dS of the end state, with U, W and the entry states saved:
 
     dU = P^T dO + e K dS,  Y = W^T dU = dV
-    dS <- d_end dS + (d_q Q)^T dO - (d K)^T Y
+    dS <- d_end dS + (d_q Q)^T dO - (d K)^T Y                        `adjoint_kernel`
+
+and then for all chunks in parallel
+
     dQ = d_q dO S^T + F K,  F = tril(Gamma * dO U^T)
     dK = (M - d Y S^T) + (M^T K + F^T Q + e U dS^T),  M = -tril(Gamma * Y U^T, -1) times K
-    dbeta = sum(Y * U) / beta^2                                      `backward_kernel`
+    dbeta = sum(Y * U) / beta^2                                      `gradient_kernel`
 
 The gradient of the cumulated log decay is Q * dQ + K * dK of the terms that grow with it - K * dK of those that
 shrink, summed over a row. Products are computed transposed ([value, row]) so that a result is the next product's
@@ -254,18 +257,19 @@ def forward_kernel(
 
 
 @triton.jit(do_not_specialize=["T"])
-def backward_kernel(
-    q, k, beta, log_decay, w, u, states, grad_output, grad_final, grad_q, grad_k, grad_v, grad_beta,
-    grad_log_decay, grad_initial, T, Q_STRIDE: tl.constexpr, K_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr,
-    G_STRIDE: tl.constexpr, O_STRIDE: tl.constexpr, H: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
-    V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, TOKENS: tl.constexpr, STEPS_PADDED: tl.constexpr,
-    HAS_DECAY: tl.constexpr, HAS_INITIAL: tl.constexpr, HAS_GRAD_FINAL: tl.constexpr, SMALLEST: tl.constexpr,
+def adjoint_kernel(
+    q, k, log_decay, w, grad_output, grad_final, grad_v, grad_states, grad_initial, T, Q_STRIDE: tl.constexpr,
+    K_STRIDE: tl.constexpr, G_STRIDE: tl.constexpr, O_STRIDE: tl.constexpr, H: tl.constexpr, N: tl.constexpr,
+    K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, TOKENS: tl.constexpr,
+    STEPS_PADDED: tl.constexpr, HAS_DECAY: tl.constexpr, HAS_INITIAL: tl.constexpr, HAS_GRAD_FINAL: tl.constexpr,
     SPLIT: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Every gradient of one head, chunks in reverse; carries the transposed gradient of the state."""
+    """dV and the gradients of the states the chunks end in (transposed), of one head and slice of value columns."""
     R: tl.constexpr = TOKENS * STEPS_PADDED
     Q: tl.constexpr = TOKENS if TOKENS > 16 else 16
-    head = tl.program_id(0).to(tl.int64)
+    slices: tl.constexpr = (V + BV - 1) // BV
+    pid = tl.program_id(0).to(tl.int64)
+    head = pid // slices
     b = head // H
     h = head % H
     chunks = tl.cdiv(T, TOKENS)
@@ -276,7 +280,7 @@ def backward_kernel(
     step = r % STEPS_PADDED
     cq = tl.arange(0, Q)
     kk = tl.arange(0, BK)
-    vv = tl.arange(0, BV)
+    vv = (pid % slices).to(tl.int32) * BV + tl.arange(0, BV)
     square = (vv < V)[:, None] & (kk < K)[None, :]
     if HAS_GRAD_FINAL:
         entry = grad_final + head * (K * V) + (kk[None, :] * V + vv[:, None])
@@ -293,12 +297,6 @@ def backward_kernel(
         left = T - c * TOKENS
         live = (token < left) & (step < N)
         live_q = (cq < left) & (cq < TOKENS)
-        rows_k = live[:, None] & (kk < K)[None, :]
-        rows_v = live[:, None] & (vv < V)[None, :]
-        queries_k = live_q[:, None] & (kk < K)[None, :]
-        first_k = (first * N * H + h) * K
-        first_v = (first * N * H + h) * V
-        first_q = (first * H + h) * K
         g = tl.zeros([R], tl.float32)
         g_q = tl.zeros([Q], tl.float32)
         if HAS_DECAY:
@@ -309,79 +307,134 @@ def backward_kernel(
             g_end = tl.sum(decay_q, 0)
 
         row_k = (token + zero) * K_STRIDE + step * (H * K)
-        k_c = tl.load(k + (first * K_STRIDE + h * K) + (row_k[:, None] + kk[None, :]), rows_k, 0.0)
+        at_k = k + (first * K_STRIDE + h * K) + (row_k[:, None] + kk[None, :])
+        k_c = tl.load(at_k, live[:, None] & (kk < K)[None, :], 0.0)
         at_q = q + (first * Q_STRIDE + h * K) + (query[:, None] * Q_STRIDE + kk[None, :])
-        q_c = tl.load(at_q, queries_k, 0.0)
+        q_c = tl.load(at_q, live_q[:, None] & (kk < K)[None, :], 0.0)
         p = product(q_c, tl.trans(k_c), PRECISION)
         p *= causal_decay(g_q[:, None], g[None, :], cq[:, None] >= token[None, :], HAS_DECAY)
 
         at_o = grad_output + (first * O_STRIDE + h * V) + (query[:, None] * O_STRIDE + vv[None, :])
         do = tl.load(at_o, live_q[:, None] & (vv < V)[None, :], 0.0)
-        u_c = tl.load(u + first_v + (row[:, None] * (H * V) + vv[None, :]), rows_v, 0.0)
-        f = product(u_c, tl.trans(do), PRECISION)
-        f *= causal_decay(g_q[None, :], g[:, None], token[:, None] <= cq[None, :], HAS_DECAY)
-
-        ds_operand = ds.to(dtype)
-        du = product(ds_operand, tl.trans(k_c), PRECISION)
+        operand = ds.to(dtype)
+        at_s = grad_states + (head * chunks + c) * (V * K) + ((vv + zero)[:, None] * K + kk[None, :])
+        tl.store(at_s, operand, square)
+        du = product(operand, tl.trans(k_c), PRECISION)
         if HAS_DECAY:
             du *= tl.exp2(g_end - g)[None, :]
         du += float_right_product(tl.trans(do), p, SPLIT, PRECISION)
         w_c = tl.load(w + (head * chunks + c) * (R * R) + ((r + zero)[:, None] * R + r[None, :]))
         y = product_with_solve(du.to(dtype), w_c, PRECISION)
-        y_operand = y.to(dtype)
-        at_v = grad_v + first_v + (row[None, :] * (H * V) + vv[:, None])
-        tl.store(at_v, y_operand, live[None, :] & (vv < V)[:, None])
-
-        uy = product(u_c, y_operand, PRECISION)
-        at_b = beta + first * B_STRIDE + h + ((token + zero) * B_STRIDE + step * H)
-        b_c = safe_beta(tl.load(at_b, live, 0.0).to(tl.float32), SMALLEST)
-        db = tl.sum(tl.where(r[:, None] == r[None, :], uy, 0.0), 0) / (b_c * b_c)
-        tl.store(grad_beta + first * (N * H) + h + row * H, db.to(grad_beta.dtype.element_ty), live)
-        m = -uy * causal_decay(g[None, :], g[:, None], r[None, :] > r[:, None], HAS_DECAY)
-
-        at_s = states + (head * chunks + c) * (V * K) + ((vv + zero)[:, None] * K + kk[None, :])
-        if HAS_INITIAL:
-            s_c = tl.load(at_s, square, 0.0)
-        else:
-            s_c = tl.load(at_s, square & (vv < c * V)[:, None], 0.0)
-        dq = product(tl.trans(s_c), tl.trans(do), PRECISION)
-        if HAS_DECAY:
-            dq *= tl.exp2(g_q)[None, :]
-        dq += float_right_product(tl.trans(k_c), f, SPLIT, PRECISION)
-        at_q = grad_q + first_q + (query[None, :] * (H * K) + kk[:, None])
-        tl.store(at_q, dq.to(dtype), live_q[None, :] & (kk < K)[:, None])
-
-        dk = product(u_c, ds_operand, PRECISION)
-        if HAS_DECAY:
-            dk *= tl.exp2(g_end - g)[:, None]
-            at_end = tl.sum(dk * k_c) + tl.exp2(g_end) * tl.sum(ds * s_c)
-        dk += float_left_product(m, k_c, SPLIT, PRECISION)
-        dk += float_left_product(f, q_c, SPLIT, PRECISION)
-
-        y = -y
-        if HAS_DECAY:
-            y *= tl.exp2(g)[None, :]
-        growing = product(tl.trans(s_c), y.to(dtype), PRECISION)
-        growing += float_right_product(tl.trans(k_c), m, SPLIT, PRECISION)
-        if HAS_DECAY:
-            dg_q = dq * tl.trans(q_c)
-            dg = growing * tl.trans(k_c)
-            if STEPS_PADDED == 1:
-                dg = tl.sum(dg + dg_q, 0)
-            else:
-                first_row = (token[:, None] == cq[None, :]) & (step == 0)[:, None]
-                dg = tl.sum(dg, 0) + tl.sum(tl.where(first_row, tl.sum(dg_q, 0)[None, :], 0.0), 1)
-            dg = at_end + tl.cumsum(dg - tl.sum(dk * k_c, 1), 0, reverse=True)
-            at = grad_log_decay + first * H + h + (token + zero) * H
-            tl.store(at, dg.to(grad_log_decay.dtype.element_ty), live & (step == 0))
-        dk += tl.trans(growing)
-        tl.store(grad_k + first_k + (row[:, None] * (H * K) + kk[None, :]), dk.to(dtype), rows_k)
+        at_v = grad_v + (first * N * H + h) * V + (row[None, :] * (H * V) + vv[:, None])
+        tl.store(at_v, y.to(dtype), live[None, :] & (vv < V)[:, None])
 
         do_t = tl.trans(do)
+        y = -y
         if HAS_DECAY:
             do_t = (do_t.to(tl.float32) * tl.exp2(g_q)[None, :]).to(dtype)
+            y *= tl.exp2(g)[None, :]
             ds *= tl.exp2(g_end)
         ds += product(do_t, q_c, PRECISION)
         ds += float_left_product(y, k_c, SPLIT, PRECISION)
     if HAS_INITIAL:
         tl.store(grad_initial + head * (K * V) + (kk[None, :] * V + vv[:, None]), ds, square)
+
+
+@triton.jit(do_not_specialize=["T"])
+def gradient_kernel(
+    q, k, beta, log_decay, u, states, grad_output, grad_v, grad_states, grad_q, grad_k, grad_beta, grad_log_decay, T,
+    Q_STRIDE: tl.constexpr, K_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr, G_STRIDE: tl.constexpr,
+    O_STRIDE: tl.constexpr, H: tl.constexpr, N: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr,
+    BV: tl.constexpr, TOKENS: tl.constexpr, STEPS_PADDED: tl.constexpr, HAS_DECAY: tl.constexpr,
+    HAS_INITIAL: tl.constexpr, SMALLEST: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """All gradients but dV of one chunk and head."""
+    R: tl.constexpr = TOKENS * STEPS_PADDED
+    Q: tl.constexpr = TOKENS if TOKENS > 16 else 16
+    pid = tl.program_id(0).to(tl.int64)
+    chunks = tl.cdiv(T, TOKENS)
+    c = pid % chunks
+    b = pid // chunks // H
+    h = pid // chunks % H
+    dtype: tl.constexpr = k.dtype.element_ty
+
+    r = tl.arange(0, R)
+    token = r // STEPS_PADDED
+    step = r % STEPS_PADDED
+    row = token * N + step
+    cq = tl.arange(0, Q)
+    kk = tl.arange(0, BK)
+    vv = tl.arange(0, BV)
+    square = (vv < V)[:, None] & (kk < K)[None, :]
+    first = b * T + c * TOKENS
+    left = T - c * TOKENS
+    live = (token < left) & (step < N)
+    live_q = (cq < left) & (cq < TOKENS)
+    rows_v = live[:, None] & (vv < V)[None, :]
+    rows_k = live[:, None] & (kk < K)[None, :]
+    first_k = (first * N * H + h) * K
+    first_v = (first * N * H + h) * V
+    g = tl.zeros([R], tl.float32)
+    g_q = tl.zeros([Q], tl.float32)
+    if HAS_DECAY:
+        at = log_decay + first * G_STRIDE + h
+        g = tl.cumsum(load_decay(at + token * G_STRIDE, live & (step == 0)), 0)
+        decay_q = load_decay(at + cq * G_STRIDE, live_q)
+        g_q = tl.cumsum(decay_q, 0)
+        g_end = tl.sum(decay_q, 0)
+
+    row_k = token * K_STRIDE + step * (H * K)
+    k_c = tl.load(k + (first * K_STRIDE + h * K) + (row_k[:, None] + kk[None, :]), rows_k, 0.0)
+    at_q = q + (first * Q_STRIDE + h * K) + (cq[:, None] * Q_STRIDE + kk[None, :])
+    q_c = tl.load(at_q, live_q[:, None] & (kk < K)[None, :], 0.0)
+    at_o = grad_output + (first * O_STRIDE + h * V) + (cq[:, None] * O_STRIDE + vv[None, :])
+    do = tl.load(at_o, live_q[:, None] & (vv < V)[None, :], 0.0)
+    u_c = tl.load(u + first_v + (row[:, None] * (H * V) + vv[None, :]), rows_v, 0.0)
+    y = tl.load(grad_v + first_v + (row[:, None] * (H * V) + vv[None, :]), rows_v, 0.0)
+    at_s = pid * (V * K) + (vv[:, None] * K + kk[None, :])
+    ds = tl.load(grad_states + at_s, square, 0.0)
+    if HAS_INITIAL:
+        s_c = tl.load(states + at_s, square, 0.0)
+    else:
+        s_c = tl.load(states + at_s, square & (vv < c * V)[:, None], 0.0)
+
+    f = product(u_c, tl.trans(do), PRECISION)
+    f *= causal_decay(g_q[None, :], g[:, None], token[:, None] <= cq[None, :], HAS_DECAY)
+    uy = product(u_c, tl.trans(y), PRECISION)
+    at_b = beta + first * B_STRIDE + h + (token * B_STRIDE + step * H)
+    b_c = safe_beta(tl.load(at_b, live, 0.0).to(tl.float32), SMALLEST)
+    db = tl.sum(tl.where(r[:, None] == r[None, :], uy, 0.0), 0) / (b_c * b_c)
+    tl.store(grad_beta + first * (N * H) + h + row * H, db.to(grad_beta.dtype.element_ty), live)
+    m = -uy * causal_decay(g[None, :], g[:, None], r[None, :] > r[:, None], HAS_DECAY)
+
+    dk = product(u_c, ds, PRECISION)
+    if HAS_DECAY:
+        dk *= tl.exp2(g_end - g)[:, None]
+        at_end = tl.sum(dk * k_c) + tl.exp2(g_end) * tl.sum(ds.to(tl.float32) * s_c.to(tl.float32))
+    dk += float_left_product(m, k_c, SPLIT, PRECISION)
+    dk += float_left_product(f, q_c, SPLIT, PRECISION)
+
+    dq = product(tl.trans(s_c), tl.trans(do), PRECISION)
+    if HAS_DECAY:
+        dq *= tl.exp2(g_q)[None, :]
+    dq += float_right_product(tl.trans(k_c), f, SPLIT, PRECISION)
+    at = grad_q + (first * H + h) * K + (cq[None, :] * (H * K) + kk[:, None])
+    tl.store(at, dq.to(dtype), live_q[None, :] & (kk < K)[:, None])
+
+    growing = -product(tl.trans(s_c), tl.trans(y), PRECISION)
+    if HAS_DECAY:
+        growing *= tl.exp2(g)[None, :]
+    growing += float_right_product(tl.trans(k_c), m, SPLIT, PRECISION)
+    if HAS_DECAY:
+        dg_q = dq * tl.trans(q_c)
+        dg = growing * tl.trans(k_c)
+        if STEPS_PADDED == 1:
+            dg = tl.sum(dg + dg_q, 0)
+        else:
+            first_row = (token[:, None] == cq[None, :]) & (step == 0)[:, None]
+            dg = tl.sum(dg, 0) + tl.sum(tl.where(first_row, tl.sum(dg_q, 0)[None, :], 0.0), 1)
+        dg = at_end + tl.cumsum(dg - tl.sum(dk * k_c, 1), 0, reverse=True)
+        to = grad_log_decay + first * H + h + token * H
+        tl.store(to, dg.to(grad_log_decay.dtype.element_ty), live & (step == 0))
+    dk += tl.trans(growing)
+    tl.store(grad_k + first_k + (row[:, None] * (H * K) + kk[None, :]), dk.to(dtype), rows_k)

@@ -8,7 +8,14 @@ import triton
 from tsseq.array_typing import State, Tensor
 from tsseq.kernels.layout import token_rows
 from tsseq.kernels.linear_attention.channelwise import fused_channelwise
-from tsseq.kernels.linear_attention.triton import backward_kernel, finish_kernel, forward_kernel, prepare_kernel
+from tsseq.kernels.linear_attention.triton import (
+    adjoint_kernel,
+    finish_kernel,
+    forward_kernel,
+    key_gradients_kernel,
+    prepare_kernel,
+    query_gradients_kernel,
+)
 
 
 def _is_ampere(x: Tensor) -> bool:
@@ -19,8 +26,8 @@ def _tiling(q: Tensor, v: Tensor) -> dict[str, int]:
     """Chunk length, slice of the values and warps: what spills least for a width, a type and an architecture."""
     bk = max(16, triton.next_power_of_2(q.shape[-1]))
     bv = max(16, triton.next_power_of_2(v.shape[-1]))
-    chunk = 16 if q.dtype == torch.float32 else 32 if bk > 64 or _is_ampere(q) else 64
-    return {"BK": bk, "BV": min(bv, 64), "CHUNK": chunk, "num_warps": 4}
+    chunk = 16 if q.dtype == torch.float32 else 32 if bk > 64 or max(bk, bv) <= 32 or _is_ampere(q) else 64
+    return {"BK": bk, "BV": min(bv, 64), "CHUNK": chunk, "num_warps": 2 if max(bk, bv, chunk) <= 32 else 4}
 
 
 def _options(q: Tensor, k: Tensor, v: Tensor) -> dict[str, Any]:
@@ -45,10 +52,11 @@ def _prepared(
 
 def _outputs(
     q: Tensor, v: Tensor, normalize: bool, save: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Read-outs, the last state, and the states before every chunk (flat; empty where there are none)."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Read-outs, the last state, the states before every chunk and the denominators (flat; empty if not needed)."""
     batch, time, head, width = q.shape
-    entries = batch * head * triton.cdiv(time, _tiling(q, v)["CHUNK"]) if save else 0
+    chunk = _tiling(q, v)["CHUNK"]
+    entries = batch * head * triton.cdiv(time, chunk) if save else 0
     n = int(normalize)
 
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -58,6 +66,7 @@ def _outputs(
         empty(*v.shape, dtype=q.dtype),
         empty(batch, head, width, v.shape[3]), empty(n * batch, head, width), empty(n * batch, head),
         empty(entries * width * v.shape[3], dtype=q.dtype), empty(n * entries * width), empty(n * entries),
+        empty(n * entries * chunk),
     )  # fmt: skip
 
 
@@ -65,7 +74,7 @@ def _outputs(
 def _forward_op(
     q: Tensor, k: Tensor, v: Tensor, decay: Tensor | None, gate: Tensor | None, memory0: Tensor | None,
     normalizer0: Tensor | None, maximum0: Tensor | None, normalize: bool, scale: float, save: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     q, k, v = token_rows(q), token_rows(k), token_rows(v)
     outputs = _outputs(q, v, normalize, save)
     options = _options(q, k, v)
@@ -86,11 +95,9 @@ def _(
     return _outputs(q, v, normalize, save)
 
 
-def _gradients(
-    q: Tensor, v: Tensor, normalize: bool, slices: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Room for the gradients of query, key, value, decay, gate and initial state; sums over values in slices."""
-    batch, time, head, width = q.shape
+def _gradients(q: Tensor, v: Tensor, slices: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Room for the gradients of query, key, value, decay and gate; sums over values in slices."""
+    batch, time, head, _ = q.shape
     partial = q.dtype if slices == 1 else torch.float32
 
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -99,36 +106,62 @@ def _gradients(
     return (
         empty(slices, *q.shape, dtype=partial), empty(slices, *q.shape, dtype=partial),
         empty(*v.shape, dtype=q.dtype), empty(batch, time, head), empty(batch, time, head),
-        empty(batch, head, width, v.shape[3]), empty(batch * int(normalize), head, width),
     )  # fmt: skip
+
+
+def _adjoint(
+    do: Tensor, o: Tensor, dstate: tuple[Tensor | None, Tensor | None], q: Tensor, kept: tuple[Tensor, ...],
+    prepared: tuple[Tensor, ...], normalize: bool, options: dict[str, Any],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of the states after every chunk, each query's scale and feedback, gradients of the first state."""
+    memories, _, maxima, denominators = kept
+    high, low, _, top = prepared
+    batch, time, head, width = q.shape
+    slices = triton.cdiv(options["V"], options["BV"])
+    dmemory, dnormalizer = dstate
+    if dmemory is not None and normalize and dnormalizer is None:
+        dnormalizer = torch.zeros_like(dmemory[..., 0])
+    dmemories, dnormalizers = torch.empty_like(memories), torch.empty_like(kept[1])
+    scales, feedbacks = torch.empty((2, denominators.numel()), device=q.device).unbind(0)
+    dmemory0 = torch.empty((batch, head, width, options["V"]), device=q.device)
+    dnormalizer0 = torch.empty((batch * int(normalize), head, width), device=q.device)
+    adjoint_kernel[(batch * head * slices,)](
+        q, do, o, (do.float() * o).sum(-1) if normalize and slices > 1 else None, high, low, top, maxima, denominators,
+        dmemory, dnormalizer, dmemories, dnormalizers, scales, feedbacks, dmemory0, dnormalizer0, time,
+        DO_STRIDE=do.stride(1), HAS_DSTATE=dmemory is not None, NORMALIZE=normalize, STAGES=2,
+        **{name: x for name, x in options.items() if name not in ("K_STRIDE", "V_STRIDE")},
+    )  # fmt: skip
+    return dmemories, dnormalizers, scales, feedbacks, dmemory0, dnormalizer0
 
 
 @torch.library.custom_op("tsseq::linear_attention_backward", mutates_args=())
 def _backward_op(
     do: Tensor, o: Tensor, dmemory: Tensor | None, dnormalizer: Tensor | None, q: Tensor, k: Tensor, v: Tensor,
     decay: Tensor | None, gate: Tensor | None, memories: Tensor, normalizers: Tensor, maxima: Tensor,
-    normalize: bool, scale: float,
+    denominators: Tensor, normalize: bool, scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     q, k, v, do = token_rows(q), token_rows(k), token_rows(v), token_rows(do)
-    options = _options(q, k, v)
+    options = _options(q, k, v) | {"SCALE": scale}
     slices = triton.cdiv(v.shape[3], options["BV"])
-    dq, dk, dv, ddecay, dgate, dmemory0, dnormalizer0 = _gradients(q, v, normalize, slices)
+    dq, dk, dv, ddecay, dgate = _gradients(q, v, slices)
     batch, time, head, _ = q.shape
-    delta = (do.float() * o).sum(-1) if normalize and slices > 1 else None
-    if dmemory is not None and normalize and dnormalizer is None:
-        dnormalizer = torch.zeros_like(dmemory[..., 0])
     chunk = options["CHUNK"]
     chunks = triton.cdiv(time, chunk)
-    *spans, totals = torch.empty((4 * chunk + 1) * slices * batch * head * chunks, device=q.device).tensor_split(
-        [n * chunk * slices * batch * head * chunks for n in (1, 2, 3, 4)]
-    )
-    rows, columns, carries, dgate_columns = spans
+    programs = batch * head * chunks * slices
+    rows, columns, carries, dgate_columns = torch.empty((4, programs * chunk), device=q.device).unbind(0)
+    totals = torch.empty((programs,), device=q.device)
     has = {"HAS_DECAY": decay is not None, "HAS_GATE": gate is not None}
-    backward_kernel[(batch * head * slices,)](
-        q, k, v, *_prepared(q, decay, gate, chunk), memories, normalizers, maxima, do, delta, dmemory, dnormalizer,
-        dq, dk, dv, rows, columns, carries, totals, dgate_columns, dmemory0, dnormalizer0, time, batch * time,
-        SCALE=scale, DO_STRIDE=do.stride(1), HAS_DSTATE=dmemory is not None, NORMALIZE=normalize, STAGES=1, **has,
-        **options,
+    prepared = _prepared(q, decay, gate, chunk)
+    kept = (memories, normalizers, maxima, denominators)
+    dmemories, dnormalizers, scales, feedbacks, dmemory0, dnormalizer0 = _adjoint(
+        do, o, (dmemory, dnormalizer), q, kept, prepared, normalize, options
+    )
+    shared = (q, k, v, *prepared, memories, normalizers, maxima, do, scales, feedbacks)
+    options |= {"DO_STRIDE": do.stride(1), "NORMALIZE": normalize}
+    query_gradients_kernel[(programs,)](*shared, dq, rows, time, batch * time, HAS_DECAY=decay is not None, **options)
+    key_gradients_kernel[(programs,)](
+        *shared, dmemories, dnormalizers, dk, dv, columns, carries, totals, dgate_columns, time, batch * time,
+        **has, **options,
     )  # fmt: skip
     finish_kernel[(batch * chunks,)](
         rows, columns, carries, totals, dgate_columns, ddecay, dgate, time, batch * head * chunks, HEADS=head,
@@ -141,8 +174,11 @@ def _backward_op(
 
 @_backward_op.register_fake
 def _(do: Any, o: Any, dmemory: Any, dnormalizer: Any, q: Any, k: Any, v: Any, *others: Any) -> Any:
-    normalize = others[5]
-    dq, dk, dv, ddecay, dgate, dmemory0, dnormalizer0 = _gradients(q, v, normalize, 1)
+    normalize = others[6]
+    batch, _, head, width = q.shape
+    dq, dk, dv, ddecay, dgate = _gradients(q, v, 1)
+    dmemory0 = torch.empty((batch, head, width, v.shape[3]), device=q.device)
+    dnormalizer0 = torch.empty((batch * int(normalize), head, width), device=q.device)
     return dq[0], dk[0], dv, ddecay, dgate, dmemory0, dnormalizer0
 
 
@@ -156,14 +192,12 @@ def _differentiate(
     ctx: Any, do: Tensor | None, dmemory: Tensor | None, dnormalizer: Tensor | None, dmaximum: Tensor | None,
     *_: None,
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
-    q, k, v, decay, gate, memory0, normalizer0, maximum0, o, *state, memories, normalizers, maxima = ctx.saved_tensors
+    q, k, v, decay, gate, memory0, normalizer0, maximum0, o, *state = ctx.saved_tensors
     do = torch.zeros_like(o) if do is None else do.to(q.dtype)
     if dmemory is None and dnormalizer is not None:
         dmemory = torch.zeros_like(state[0])
     contiguous = [None if x is None else x.contiguous() for x in (dmemory, dnormalizer)]
-    found = _backward_op(
-        do, o, *contiguous, q, k, v, decay, gate, memories, normalizers, maxima, ctx.normalize, ctx.scale
-    )
+    found = _backward_op(do, o, *contiguous, q, k, v, decay, gate, *state[3:], ctx.normalize, ctx.scale)
     dq, dk, dv, ddecay, dgate, dmemory0, dnormalizer0 = found
     dmaximum0 = None
     if maximum0 is not None:

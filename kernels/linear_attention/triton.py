@@ -1,9 +1,10 @@
-"""Linear attention with a decay per head on a GPU: one kernel forward, one backward, and one each for the gates.
+"""Linear attention with a decay per head on a GPU: one kernel forward, three backward, and one each for the gates.
 
 A program owns one head of one sequence (and a slice of its values) and walks along time in chunks with the memory
-in registers. The forward pass leaves the memory before every chunk for the backward pass, which walks back with the
-memory's gradient and recomputes the rest. Everything a chunk needs in both orientations is computed twice: Triton
-3.4 to 3.7.0 miscompile a product whose operand is the transposed result of another on Hopper.
+in registers. It leaves the memory before every chunk for the backward pass, in which only the memory's gradient is
+carried from chunk to chunk; with both at hand the gradients of queries and of keys and values are had for all
+chunks at once, by kernels small enough for several programs to hide each other's waiting. What both need is computed
+twice: Triton 3.4 to 3.7.0 miscompile a product whose operand is the transposed result of another on Hopper.
 
 Exponents are to base two. Cumulative decays are held as a coarse part, whose sums are exact, and a fine part, so that
 differences keep their precision however strong the decay.
@@ -127,10 +128,16 @@ def _weights(
     return tl.exp2(tl.where(step[:, None] >= step[None, :], spans, float("-inf")))
 
 
+@triton.jit
+def _floor(stabilizer):
+    """What a denominator is at least, exp(-m); beyond 2 ** -86 it would underflow where it is divided by."""
+    return tl.exp2(-tl.minimum(stabilizer, 86.0))
+
+
 @triton.jit(do_not_specialize=["T"])
 def forward_kernel(
     q, k, v, high, low, source, top, memory0, normalizer0, maximum0, o, memory, normalizer, maximum, memories,
-    normalizers, maxima, T,
+    normalizers, maxima, denominators, T,
     SCALE: tl.constexpr, HEADS: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr,
     BV: tl.constexpr, CHUNK: tl.constexpr, Q_STRIDE: tl.constexpr, K_STRIDE: tl.constexpr, V_STRIDE: tl.constexpr,
     HAS_STATE: tl.constexpr, NORMALIZE: tl.constexpr, SAVE: tl.constexpr, PRECISION: tl.constexpr,
@@ -186,9 +193,10 @@ def forward_kernel(
         h = tl.dot(qc, S.to(dtype), input_precision=PRECISION) * e[:, None]
         h = tl.dot(P.to(dtype), vc, h, input_precision=PRECISION)
         if NORMALIZE:
-            weight = tl.sum(P, axis=1) + e * tl.sum(qc.to(tl.float32) * n[None, :], axis=1)
-            weight = tl.maximum(tl.abs(weight * SCALE), tl.exp2(-tl.minimum(stabilizer, 86.0)))
-            h *= (SCALE / weight)[:, None]
+            weight = SCALE * (tl.sum(P, axis=1) + e * tl.sum(qc.to(tl.float32) * n[None, :], axis=1))
+            if SAVE:
+                tl.store(denominators + g, weight)
+            h *= (SCALE / tl.maximum(tl.abs(weight), _floor(stabilizer)))[:, None]
         else:
             h *= SCALE
         _put(o + token * (HEADS * V) + head * V + first, h, left, HEADS * V, width, CHUNK, BV)
@@ -211,22 +219,20 @@ def forward_kernel(
         tl.store(maximum + bh, m / LOG2E)
 
 
-@triton.jit(do_not_specialize=["T", "tokens"])
-def backward_kernel(
-    q, k, v, high, low, source, top, memories, normalizers, maxima, do, delta, dmemory, dnormalizer, dq, dk, dv,
-    rows, columns, carries, totals, dgate_columns, dmemory0, dnormalizer0, T, tokens,
+@triton.jit(do_not_specialize=["T"])
+def adjoint_kernel(
+    q, do, o, delta, high, low, top, maxima, denominators, dmemory, dnormalizer, dmemories, dnormalizers, scales,
+    feedbacks, dmemory0, dnormalizer0, T,
     SCALE: tl.constexpr, HEADS: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr,
-    BV: tl.constexpr, CHUNK: tl.constexpr, Q_STRIDE: tl.constexpr, K_STRIDE: tl.constexpr, V_STRIDE: tl.constexpr,
-    DO_STRIDE: tl.constexpr, HAS_DECAY: tl.constexpr, HAS_GATE: tl.constexpr, HAS_DSTATE: tl.constexpr,
-    NORMALIZE: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
+    BV: tl.constexpr, CHUNK: tl.constexpr, Q_STRIDE: tl.constexpr, DO_STRIDE: tl.constexpr,
+    HAS_DSTATE: tl.constexpr, NORMALIZE: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Gradients from the last chunk to the first.
+    """The memory's gradient after every chunk, from the last to the first.
 
-    A query's read-out is num * u with u = scale / max(|weight|, floor); `z` is what the gradient of the weight adds
-    to every score before it is multiplied by u.
+    A query's read-out is num * u with u = scale / max(|weight|, floor), left in `scales`; `feedbacks` gets z, what
+    the gradient of the weight adds to every score's before that is multiplied by u.
     """
     SLICES: tl.constexpr = (V + BV - 1) // BV
-    PRECISE: tl.constexpr = PRECISION != "tf32"
     part = tl.program_id(0) % SLICES
     first = part * BV
     bh = (tl.program_id(0) // SLICES).to(tl.int64)
@@ -237,17 +243,13 @@ def backward_kernel(
     step = tl.arange(0, CHUNK)
     chunks = tl.cdiv(T, CHUNK)
     width = V - first
-    # Where this slice's share of the sums over values starts, and whether the normaliser's gradient is its own.
-    shift = part.to(tl.int64) * tokens
-    share = part.to(tl.int64) * (tl.num_programs(0) // SLICES) * chunks
-    leading = tl.where(part == 0, 1.0, 0.0)
 
     dS = tl.zeros((BK, BV), tl.float32)
     dn = tl.zeros((BK,), tl.float32)
     if HAS_DSTATE:
         dS = _tile(dmemory + bh * K * V + first, K, V, width, BK, BV)
         if NORMALIZE:
-            dn = tl.load(dnormalizer + bh * K + kk, kk < K, 0.0) * leading
+            dn = tl.load(dnormalizer + bh * K + kk, kk < K, 0.0)
 
     for back in tl.range(0, chunks, num_stages=STAGES):
         c = chunks - 1 - back
@@ -256,95 +258,190 @@ def backward_kernel(
         entry = bh * chunks + c
         g = entry * CHUNK + step
         last = entry * CHUNK + CHUNK - 1
-        qc = _tile(q + token * Q_STRIDE + head * K, left, Q_STRIDE, K, CHUNK, BK)
-        kc = _tile(k + token * K_STRIDE + head * K, left, K_STRIDE, K, CHUNK, BK)
-        vc = _tile(v + token * V_STRIDE + head * V + first, left, V_STRIDE, width, CHUNK, BV)
+        _put(dmemories + entry * K * V + first, dS, K, V, width, BK, BV)
+        qf = _tile(q + token * Q_STRIDE + head * K, left, Q_STRIDE, K, CHUNK, BK).to(tl.float32)
         dc = _tile(do + token * DO_STRIDE + head * V + first, left, DO_STRIDE, width, CHUNK, BV)
-        S = _tile(memories + entry * K * V + first, K, V, width, BK, BV)
-        h_row = tl.load(high + g)
-        l_row = tl.load(low + g)
-        s_row = tl.load(source + g)
-        m = tl.full((), 0.0, tl.float32)
-        stabilizer = tl.zeros((CHUNK,), tl.float32)
-        if NORMALIZE:
-            n = tl.load(normalizers + entry * K + kk, kk < K, 0.0)
-            m = tl.load(maxima + entry)
-            stabilizer = tl.maximum(h_row + l_row + m, tl.load(top + g))
-
-        # Rows are queries: weights, normaliser, the gradient of the queries.
-        W = _weights(h_row, l_row - stabilizer, h_row, s_row, PRECISE, False, CHUNK)
-        P = tl.dot(qc, tl.trans(kc), input_precision=PRECISION) * W
-        dP = tl.dot(dc, tl.trans(vc), input_precision=PRECISION)
-        dq_tile = tl.dot(dc, tl.trans(S), input_precision=PRECISION)
-        qf = qc.to(tl.float32)
-        e = tl.exp2(h_row + l_row + m - stabilizer)
-        through = tl.sum(qf * dq_tile, axis=1)
+        reach = tl.load(high + g) + tl.load(low + g)
+        keep = tl.load(high + last) + tl.load(low + last)
         u = tl.full((CHUNK,), SCALE, tl.float32)
-        z = tl.zeros((CHUNK,), tl.float32)
-        dq_tile *= e[:, None]
         if NORMALIZE:
-            qn = tl.sum(qf * n[None, :], axis=1)
-            weight = SCALE * (tl.sum(P, axis=1) + e * qn)
-            floor = tl.exp2(-tl.minimum(stabilizer, 86.0))
+            if part == 0:
+                tl.store(dnormalizers + entry * K + kk, dn, kk < K)
+            m = tl.load(maxima + entry)
+            reach += m
+            keep += m
+            keep -= tl.maximum(keep, tl.load(top + last))
+            stabilizer = tl.maximum(reach, tl.load(top + g))
+            reach -= stabilizer
+            weight = tl.load(denominators + g)
+            floor = _floor(stabilizer)
             u = SCALE / tl.maximum(tl.abs(weight), floor)
             if SLICES == 1:
-                along = u * (tl.sum(P * dP, axis=1) + e * through)
+                along = tl.sum(
+                    dc.to(tl.float32) * _tile(o + token * (HEADS * V) + head * V, left, HEADS * V, V, CHUNK, BV), axis=1
+                )
             else:
                 along = tl.load(delta + (token + step) * HEADS + head, step < left, 0.0)
-            z = tl.where(tl.abs(weight) >= floor, tl.where(weight > 0, -along, along), 0.0) * leading
-            dP += z[:, None]
-            dq_tile += (e * z)[:, None] * n[None, :]
-            through += z * qn
-        dq_tile = tl.dot((dP * W).to(dtype), kc, dq_tile, input_precision=PRECISION) * u[:, None]
-        _put(dq + (shift + token) * (HEADS * K) + head * K, dq_tile, left, HEADS * K, K, CHUNK, BK)
-        if HAS_DECAY:
-            dreach = tl.sum(tl.where(step[:, None] > step[None, :], P * dP, 0.0), axis=1) + e * through
-            tl.store(rows + share * CHUNK + g, dreach * u)
-
-        # Rows are keys: the gradients of keys, values and gates. u enters through the exponents.
-        leave = (tl.load(high + last) - h_row) + (tl.load(low + last) + s_row)
-        keep = tl.load(high + last) + tl.load(low + last) + m
-        if NORMALIZE:
-            after = tl.maximum(keep, tl.load(top + last))
-            keep -= after
-            leave -= after
-        a = tl.exp2(leave)
+            z = tl.where(tl.abs(weight) >= floor, tl.where(weight > 0, -along, along), 0.0)
+            if part == 0:
+                tl.store(scales + g, u)
+                tl.store(feedbacks + g, z)
         kept = tl.exp2(keep)
-        W = _weights(h_row, l_row - stabilizer + tl.log2(u), h_row, s_row, PRECISE, True, CHUNK)
-        P = tl.dot(kc, tl.trans(qc), input_precision=PRECISION) * W
-        dP = tl.dot(vc, tl.trans(dc), input_precision=PRECISION)
-        if NORMALIZE:
-            dP += z[None, :]
-        if HAS_GATE:
-            tl.store(dgate_columns + share * CHUNK + g, tl.sum(P * dP, axis=1))
-        if HAS_DECAY:
-            earlier = tl.where(step[:, None] < step[None, :], P * dP, 0.0)
-            tl.store(columns + share * CHUNK + g, tl.sum(earlier, axis=1))
-        weights = P.to(dtype)
-        scores = (dP * W).to(dtype)
-        dv_tile = tl.dot(kc, dS.to(dtype), input_precision=PRECISION) * a[:, None]
-        carry = tl.sum(vc.to(tl.float32) * dv_tile, axis=1)
-        dv_tile = tl.dot(weights, dc, dv_tile, input_precision=PRECISION)
-        _put(dv + token * (HEADS * V) + head * V + first, dv_tile, left, HEADS * V, width, CHUNK, BV)
-        dk_tile = tl.trans(tl.dot(dS.to(dtype), tl.trans(vc), input_precision=PRECISION))
-        if NORMALIZE:
-            dk_tile += dn[None, :]
-            carry += a * tl.sum(kc.to(tl.float32) * dn[None, :], axis=1)
-        dk_tile = tl.dot(scores, qc, dk_tile * a[:, None], input_precision=PRECISION)
-        _put(dk + (shift + token) * (HEADS * K) + head * K, dk_tile, left, HEADS * K, K, CHUNK, BK)
-        tl.store(carries + share * CHUNK + g, carry)
-        if HAS_DECAY:
-            dkeep = tl.sum(dS * S.to(tl.float32))
-            if NORMALIZE:
-                dkeep += tl.sum(dn * n)
-            tl.store(totals + share + entry, kept * dkeep)
-
+        queries = qf * (tl.exp2(reach) * u)[:, None]
         dS *= kept
-        dS = tl.dot(tl.trans((qf * (e * u)[:, None]).to(dtype)), dc, dS, input_precision=PRECISION)
+        dS = tl.dot(tl.trans(queries.to(dtype)), dc, dS, input_precision=PRECISION)
         if NORMALIZE:
-            dn = dn * kept + tl.sum(qf * (e * u * z)[:, None], axis=0)
+            dn = dn * kept + tl.sum(queries * z[:, None], axis=0)
 
     _put(dmemory0 + bh * K * V + first, dS, K, V, width, BK, BV)
     if NORMALIZE:
         if part == 0:
             tl.store(dnormalizer0 + bh * K + kk, dn, kk < K)
+
+
+@triton.jit(do_not_specialize=["T", "tokens"])
+def query_gradients_kernel(
+    q, k, v, high, low, source, top, memories, normalizers, maxima, do, scales, feedbacks, dq, rows, T, tokens,
+    SCALE: tl.constexpr, HEADS: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr,
+    BV: tl.constexpr, CHUNK: tl.constexpr, Q_STRIDE: tl.constexpr, K_STRIDE: tl.constexpr, V_STRIDE: tl.constexpr,
+    DO_STRIDE: tl.constexpr, HAS_DECAY: tl.constexpr, NORMALIZE: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """One chunk: gradients of its queries, and what they say about the decays up to their positions."""
+    SLICES: tl.constexpr = (V + BV - 1) // BV
+    PRECISE: tl.constexpr = PRECISION != "tf32"
+    part = tl.program_id(0) % SLICES
+    first = part * BV
+    entry = (tl.program_id(0) // SLICES).to(tl.int64)
+    chunks = tl.cdiv(T, CHUNK)
+    c = entry % chunks
+    bh = entry // chunks
+    batch = bh // HEADS
+    head = (bh % HEADS).to(tl.int32)
+    dtype = q.dtype.element_ty
+    kk = tl.arange(0, BK)
+    step = tl.arange(0, CHUNK)
+    token = batch * T + c * CHUNK
+    left = T - c * CHUNK
+    g = entry * CHUNK + step
+    width = V - first
+
+    qc = _tile(q + token * Q_STRIDE + head * K, left, Q_STRIDE, K, CHUNK, BK)
+    kc = _tile(k + token * K_STRIDE + head * K, left, K_STRIDE, K, CHUNK, BK)
+    vc = _tile(v + token * V_STRIDE + head * V + first, left, V_STRIDE, width, CHUNK, BV)
+    dc = _tile(do + token * DO_STRIDE + head * V + first, left, DO_STRIDE, width, CHUNK, BV)
+    S = _tile(memories + entry * K * V + first, K, V, width, BK, BV)
+    h_row = tl.load(high + g)
+    l_row = tl.load(low + g)
+    s_row = tl.load(source + g)
+    reach = h_row + l_row
+    stabilizer = tl.zeros((CHUNK,), tl.float32)
+    u = tl.full((CHUNK,), SCALE, tl.float32)
+    if NORMALIZE:
+        reach += tl.load(maxima + entry)
+        stabilizer = tl.maximum(reach, tl.load(top + g))
+        u = tl.load(scales + g)
+    e = tl.exp2(reach - stabilizer)
+    dq_tile = tl.dot(dc, tl.trans(S), input_precision=PRECISION)
+    dP = tl.dot(dc, tl.trans(vc), input_precision=PRECISION)
+    if NORMALIZE:
+        z = tl.load(feedbacks + g) * tl.where(part == 0, 1.0, 0.0)
+        n = tl.load(normalizers + entry * K + kk, kk < K, 0.0)
+        dP += z[:, None]
+        dq_tile += z[:, None] * n[None, :]
+    dq_tile *= e[:, None]
+    W = _weights(h_row, l_row - stabilizer, h_row, s_row, PRECISE, False, CHUNK)
+    if HAS_DECAY:
+        P = tl.dot(qc, tl.trans(kc), input_precision=PRECISION) * W
+        dreach = tl.sum(tl.where(step[:, None] > step[None, :], P * dP, 0.0), axis=1)
+        dreach += tl.sum(qc.to(tl.float32) * dq_tile, axis=1)
+        tl.store(rows + part.to(tl.int64) * (tl.num_programs(0) // SLICES * CHUNK) + g, dreach * u)
+    dq_tile = tl.dot((dP * W).to(dtype), kc, dq_tile, input_precision=PRECISION) * u[:, None]
+    to = dq + (part.to(tl.int64) * tokens + token) * (HEADS * K) + head * K
+    _put(to, dq_tile, left, HEADS * K, K, CHUNK, BK)
+
+
+@triton.jit(do_not_specialize=["T", "tokens"])
+def key_gradients_kernel(
+    q, k, v, high, low, source, top, memories, normalizers, maxima, do, scales, feedbacks, dmemories, dnormalizers,
+    dk, dv, columns, carries, totals, dgate_columns, T, tokens,
+    SCALE: tl.constexpr, HEADS: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr,
+    BV: tl.constexpr, CHUNK: tl.constexpr, Q_STRIDE: tl.constexpr, K_STRIDE: tl.constexpr, V_STRIDE: tl.constexpr,
+    DO_STRIDE: tl.constexpr, HAS_DECAY: tl.constexpr, HAS_GATE: tl.constexpr, NORMALIZE: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """One chunk: gradients of its keys and values, and what they and the memory say about decays and gates."""
+    SLICES: tl.constexpr = (V + BV - 1) // BV
+    PRECISE: tl.constexpr = PRECISION != "tf32"
+    part = tl.program_id(0) % SLICES
+    first = part * BV
+    entry = (tl.program_id(0) // SLICES).to(tl.int64)
+    chunks = tl.cdiv(T, CHUNK)
+    c = entry % chunks
+    bh = entry // chunks
+    batch = bh // HEADS
+    head = (bh % HEADS).to(tl.int32)
+    dtype = q.dtype.element_ty
+    kk = tl.arange(0, BK)
+    step = tl.arange(0, CHUNK)
+    token = batch * T + c * CHUNK
+    left = T - c * CHUNK
+    g = entry * CHUNK + step
+    last = entry * CHUNK + CHUNK - 1
+    width = V - first
+    # Where this slice's share of the sums over values starts, and whether the normaliser's gradient is its own.
+    share = part.to(tl.int64) * (tl.num_programs(0) // SLICES)
+    leading = tl.where(part == 0, 1.0, 0.0)
+
+    qc = _tile(q + token * Q_STRIDE + head * K, left, Q_STRIDE, K, CHUNK, BK)
+    kc = _tile(k + token * K_STRIDE + head * K, left, K_STRIDE, K, CHUNK, BK)
+    vc = _tile(v + token * V_STRIDE + head * V + first, left, V_STRIDE, width, CHUNK, BV)
+    dc = _tile(do + token * DO_STRIDE + head * V + first, left, DO_STRIDE, width, CHUNK, BV)
+    dS = _tile(dmemories + entry * K * V + first, K, V, width, BK, BV)
+    h_row = tl.load(high + g)
+    l_row = tl.load(low + g)
+    s_row = tl.load(source + g)
+    leave = (tl.load(high + last) - h_row) + (tl.load(low + last) + s_row)
+    keep = tl.load(high + last) + tl.load(low + last)
+    stabilizer = tl.zeros((CHUNK,), tl.float32)
+    u = tl.full((CHUNK,), SCALE, tl.float32)
+    if NORMALIZE:
+        m = tl.load(maxima + entry)
+        stabilizer = tl.maximum(h_row + l_row + m, tl.load(top + g))
+        u = tl.load(scales + g)
+        keep += m
+        after = tl.maximum(keep, tl.load(top + last))
+        keep -= after
+        leave -= after
+        dn = tl.load(dnormalizers + entry * K + kk, kk < K, 0.0) * leading
+    a = tl.exp2(leave)
+    if HAS_DECAY:
+        S = _tile(memories + entry * K * V + first, K, V, width, BK, BV)
+        dkeep = tl.sum(dS.to(tl.float32) * S.to(tl.float32))
+        if NORMALIZE:
+            dkeep += tl.sum(dn * tl.load(normalizers + entry * K + kk, kk < K, 0.0))
+        tl.store(totals + share + entry, tl.exp2(keep) * dkeep)
+
+    # u enters through the exponents.
+    W = _weights(h_row, l_row - stabilizer + tl.log2(u), h_row, s_row, PRECISE, True, CHUNK)
+    P = tl.dot(kc, tl.trans(qc), input_precision=PRECISION) * W
+    dv_tile = tl.dot(kc, dS, input_precision=PRECISION) * a[:, None]
+    carry = tl.sum(vc.to(tl.float32) * dv_tile, axis=1)
+    dv_tile = tl.dot(P.to(dtype), dc, dv_tile, input_precision=PRECISION)
+    _put(dv + token * (HEADS * V) + head * V + first, dv_tile, left, HEADS * V, width, CHUNK, BV)
+
+    dP = tl.dot(vc, tl.trans(dc), input_precision=PRECISION)
+    if NORMALIZE:
+        dP += (tl.load(feedbacks + g) * leading)[None, :]
+    if HAS_GATE:
+        tl.store(dgate_columns + share * CHUNK + g, tl.sum(P * dP, axis=1))
+    if HAS_DECAY:
+        earlier = tl.where(step[:, None] < step[None, :], P * dP, 0.0)
+        tl.store(columns + share * CHUNK + g, tl.sum(earlier, axis=1))
+    dk_tile = tl.trans(tl.dot(dS, tl.trans(vc), input_precision=PRECISION))
+    if NORMALIZE:
+        dk_tile += dn[None, :]
+        carry += a * tl.sum(kc.to(tl.float32) * dn[None, :], axis=1)
+    tl.store(carries + share * CHUNK + g, carry)
+    dk_tile = tl.dot((dP * W).to(dtype), qc, dk_tile * a[:, None], input_precision=PRECISION)
+    to = dk + (part.to(tl.int64) * tokens + token) * (HEADS * K) + head * K
+    _put(to, dk_tile, left, HEADS * K, K, CHUNK, BK)
