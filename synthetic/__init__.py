@@ -17,14 +17,17 @@ from tsseq.synthetic.fractal import MultiscaleFractal
 from tsseq.synthetic.gaussian_process import GaussianProcess
 from tsseq.synthetic.hydrology import Hydrology
 from tsseq.synthetic.kernel_synth import KernelSynth
+from tsseq.synthetic.maps import ChaoticMaps
 from tsseq.synthetic.network import NetworkTopology
 from tsseq.synthetic.power import Power
 from tsseq.synthetic.rhythm import StochasticRhythm
 from tsseq.synthetic.sde import SDE
 from tsseq.synthetic.seasonal_trend import SeasonalTrend
+from tsseq.synthetic.sensor import Sensor
 from tsseq.synthetic.spikes import Anomaly, Spikes
 from tsseq.synthetic.step import Step
 from tsseq.synthetic.telemetry import Telemetry
+from tsseq.synthetic.threshold import ThresholdAutoregression
 from tsseq.synthetic.traffic import Traffic
 from tsseq.synthetic.volatility import FinancialVolatility
 from tsseq.synthetic.waveforms import Waveforms
@@ -34,6 +37,7 @@ PRIORS: dict[str, Callable[[], Prior]] = {
     "anomaly": Anomaly,
     "arima": ARIMA,
     "cauker": Causal,
+    "chaotic_maps": ChaoticMaps,
     "common_factors": CommonFactors,
     "demand": Demand,
     "dynamics": Dynamics,
@@ -51,11 +55,13 @@ PRIORS: dict[str, Callable[[], Prior]] = {
     "sawtooth": partial(Waveforms, shapes=(0.0, 0.0, 0.2, 0.8, 0.0), components=1, shortest=16.0, noisy=0.2),
     "sde": SDE,
     "seasonal_trend": SeasonalTrend,
+    "sensor": Sensor,
     "sine_waves": partial(Waveforms, shapes=(1.0, 0.0, 0.0, 0.0, 0.0), shortest=10.0, modulated=0.6, noisy=0.7),
     "spikes": Spikes,
     "step": Step,
     "stochastic_rhythm": StochasticRhythm,
     "telemetry": Telemetry,
+    "threshold_autoregression": ThresholdAutoregression,
     "traffic": Traffic,
     "waveforms": Waveforms,
     "weather": Weather,

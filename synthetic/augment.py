@@ -9,8 +9,10 @@ import torch
 from torch import Generator, Tensor
 
 from tsseq.array_typing import Float
+from tsseq.synthetic.calendar import civil_from_days, days_in_month, weekday
 from tsseq.synthetic.curves import segments, smooth_path, standardise, time_steps
 from tsseq.synthetic.draws import chance, constant, integers, log_uniform, normal, pick, uniform
+from tsseq.synthetic.scan import linear_scan
 
 Series = Float[Tensor, "batch time"]
 
@@ -62,6 +64,56 @@ def bend(generator: Generator, x: Series, probability: float = 0.1) -> Series:
     for i in range(3):
         bent = torch.where(index == i, kinds[i], bent)
     return torch.where(chance(generator, (batch, 1), probability), bent, x)
+
+
+def calendar(generator: Generator, x: Series, probability: float = 0.03) -> Series:
+    """Holidays, weekends and month ends scale the height above the lowest value; months count their days.
+
+    The step is a day or a part of one; for a sixth of the series it is a month.
+    """
+    batch, length = x.shape
+    shape, base = (batch, 1), x.amin(-1, keepdim=True)
+    per_day = pick(generator, shape, (1, 24, 48, 96, 144, 288), (5, 3, 1, 1.5, 1, 1))
+    elapsed = (time_steps(generator, length) / per_day + uniform(generator, shape)).floor().long()
+    days = elapsed + integers(generator, shape, 0, 47_000)
+    month, day = civil_from_days(days)
+    free = (weekday(days) > 4) & chance(generator, shape, 0.7)
+    last = (civil_from_days(days + 1)[1] == 1) & chance(generator, shape, 0.3)
+    feasts = chance(generator, (batch, 372), log_uniform(generator, shape, 0.003, 0.04))
+    feast = feasts.gather(-1, 31 * (month - 1) + day - 1)
+    log_factor = free * uniform(generator, shape, -1.2, 0.4) + last * uniform(generator, shape, -0.3, 0.6)
+    log_factor = log_factor + feast * uniform(generator, shape, -1.5, 1.0)
+    months = time_steps(generator, length).long() + integers(generator, shape, 0, 4800)
+    monthly = torch.log(days_in_month(months) / 30.436875)
+    log_factor = torch.where(chance(generator, shape, 1 / 6), monthly, log_factor)
+    return torch.where(chance(generator, shape, probability), base + (x - base) * log_factor.exp(), x)
+
+
+def convolve(generator: Generator, x: Series, probability: float = 0.03) -> Series:
+    """Filter with 3 to 31 random weights, smooth, one-sided or rough; level and size stay."""
+    batch, length = x.shape
+    shape, reach = (batch, 1), 31
+    lag = torch.arange(reach, device=x.device) - (reach - 1) / 2
+    width = log_uniform(generator, shape, 0.5, 8.0)
+    bell, tail = torch.exp(-0.5 * (lag / width).square()), torch.exp(-lag / width) * (lag >= 0)
+    rough = normal(generator, (batch, reach)) * (lag.abs() <= 2 * width)
+    kind = integers(generator, shape, 0, 4)
+    weights = torch.where(kind == 0, bell, torch.where(kind == 1, tail, torch.where(kind == 2, rough, bell * rough)))
+    mean, scale = _moments(x)
+    held = torch.nn.functional.pad(((x - mean) / scale)[:, None], (reach // 2, reach // 2), mode="replicate")
+    filtered = torch.nn.functional.conv1d(held.transpose(0, 1), weights.flip(-1)[:, None], groups=batch)[0]
+    return torch.where(chance(generator, shape, probability), mean + scale * standardise(filtered), x)
+
+
+def integrate(generator: Generator, x: Series, probability: float = 0.03) -> Series:
+    """Replace the series by its changes or by its leaky running sum; level and size stay."""
+    shape = (x.shape[0], 1)
+    mean, scale = _moments(x)
+    z = (x - mean) / scale
+    change = torch.nn.functional.pad(z.diff(dim=-1), (1, 0))
+    leak = torch.exp(-1 / log_uniform(generator, shape, 10.0, 1000.0))
+    moved = torch.where(chance(generator, shape, 0.4), change, linear_scan(leak.expand_as(z), z))
+    return torch.where(chance(generator, shape, probability), mean + scale * standardise(moved), x)
 
 
 def censor(generator: Generator, x: Series, probability: float = 0.06) -> Series:

@@ -23,3 +23,12 @@ def civil_from_days(days: Tensor) -> tuple[Tensor, Tensor]:
 def weekday(days: Tensor) -> Tensor:
     """0 for Monday to 6 for Sunday; 1970-01-01 was a Thursday."""
     return torch.remainder(days + 3, 7)
+
+
+def days_in_month(months: Tensor) -> Tensor:
+    """28 to 31, for whole months since January 1970 (int64), Gregorian."""
+    year, month = 1970 + months.div(12, rounding_mode="floor"), torch.remainder(months, 12)
+    leap = (year % 4 == 0) & ((year % 100 != 0) | (year % 400 == 0))
+    # From March on, months of 31 and 30 days alternate in two runs of five.
+    ordinary = 30 + (torch.remainder(month - 2, 12) % 5 + 1) % 2
+    return torch.where(month == 1, 28 + leap.long(), ordinary)

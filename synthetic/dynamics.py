@@ -193,6 +193,15 @@ def velocity(state: Array, table: Array) -> Array:
     return change
 
 
+def _runge_kutta(state: Array, table: Array, h: Array) -> Array:
+    k1 = velocity(state, table)
+    k2 = velocity(state + 0.5 * h * k1, table)
+    k3 = velocity(state + 0.5 * h * k2, table)
+    k4 = velocity(state + h * k3, table)
+    after: Array = state + h / 6 * (k1 + 2 * (k2 + k3) + k4)
+    return after
+
+
 def trajectories(
     table: Float[Tensor, "batch 4 16"],
     start: Float[Tensor, "batch 4"],
@@ -200,25 +209,25 @@ def trajectories(
     output: Float[Tensor, "batch 4"],
     length: int,
     substeps: int = 1,
+    iterate: bool = False,
 ) -> Float[Tensor, "batch time"]:
     """Integrate by the classical Runge–Kutta method, `substeps` per observation; observe <output, state>.
+
+    If told to `iterate`, take the polynomials for a map: they give the next state, not its rate of change.
 
     One kernel on a GPU with Triton; elsewhere NumPy, whose calls cost less than torch's on arrays this small.
     """
     if start.is_cuda and find_spec("triton"):
         from tsseq.synthetic import triton_loops
 
-        return triton_loops.trajectories(table, start, step / substeps, output, length, BOUND, substeps)
+        return triton_loops.trajectories(table, start, step / substeps, output, length, BOUND, substeps, iterate)
     field, state, h = table.cpu().numpy(), start.cpu().numpy(), (step / substeps).cpu().numpy()
     states = np.empty((length, *state.shape), dtype=state.dtype)
     for time in range(length):
         states[time] = state
         for _ in range(substeps):
-            k1 = velocity(state, field)
-            k2 = velocity(state + 0.5 * h * k1, field)
-            k3 = velocity(state + 0.5 * h * k2, field)
-            k4 = velocity(state + h * k3, field)
-            state = np.minimum(np.maximum(state + h / 6 * (k1 + 2 * (k2 + k3) + k4), -BOUND), BOUND)
+            state = velocity(state, field) if iterate else _runge_kutta(state, field, h)
+            state = np.minimum(np.maximum(state, -BOUND), BOUND)
     return (torch.from_numpy(states).to(output.device) * output).sum(-1).t().contiguous()
 
 

@@ -62,8 +62,10 @@ def autoregressive(generator: Generator, memory: Float[Tensor, "batch 1"], lengt
     """Gaussian AR(1) of unit variance and a relaxation time of `memory` steps."""
     root = torch.exp(-1 / memory)
     response = arma_response(root, torch.zeros_like(root), torch.zeros_like(root), length)
-    shocks = normal(generator, (memory.shape[0], fft_length(length)))
-    return stationary(shocks, response * (1 - root.square()).sqrt(), length)
+    size = fft_length(length)
+    # On a circle of `size` steps the variance is coth(size / (2 memory)) times that on the line.
+    scale = ((1 - root.square()) * torch.tanh(size / (2 * memory))).sqrt()
+    return stationary(normal(generator, (memory.shape[0], size)), response * scale, length)
 
 
 def white(generator: Generator, batch: int, length: int) -> Float[Tensor, "batch time"]:

@@ -113,7 +113,19 @@ def _velocity(c, stride, x, y, z, w):
 
 
 @triton.jit
-def _trajectories(table, start, step, output, out, batch, length, bound, SUBSTEPS: tl.constexpr, BLOCK: tl.constexpr):
+def _trajectories(
+    table,
+    start,
+    step,
+    output,
+    out,
+    batch,
+    length,
+    bound,
+    SUBSTEPS: tl.constexpr,
+    ITERATE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     series = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = series < batch
     column = tl.where(inside, series, 0)
@@ -127,14 +139,21 @@ def _trajectories(table, start, step, output, out, batch, length, bound, SUBSTEP
         tl.store(out + tl.cast(time, tl.int64) * batch + series, o_x * x + o_y * y + o_z * z + o_w * w, mask=inside)
         for _ in range(SUBSTEPS):
             a_x, a_y, a_z, a_w = _velocity(c, batch, x, y, z, w)
-            k = 0.5 * h
-            b_x, b_y, b_z, b_w = _velocity(c, batch, x + k * a_x, y + k * a_y, z + k * a_z, w + k * a_w)
-            c_x, c_y, c_z, c_w = _velocity(c, batch, x + k * b_x, y + k * b_y, z + k * b_z, w + k * b_w)
-            d_x, d_y, d_z, d_w = _velocity(c, batch, x + h * c_x, y + h * c_y, z + h * c_z, w + h * c_w)
-            x = tl.minimum(tl.maximum(x + h / 6 * (a_x + 2 * b_x + 2 * c_x + d_x), -bound), bound)
-            y = tl.minimum(tl.maximum(y + h / 6 * (a_y + 2 * b_y + 2 * c_y + d_y), -bound), bound)
-            z = tl.minimum(tl.maximum(z + h / 6 * (a_z + 2 * b_z + 2 * c_z + d_z), -bound), bound)
-            w = tl.minimum(tl.maximum(w + h / 6 * (a_w + 2 * b_w + 2 * c_w + d_w), -bound), bound)
+            if ITERATE:
+                x, y, z, w = a_x, a_y, a_z, a_w
+            else:
+                k = 0.5 * h
+                b_x, b_y, b_z, b_w = _velocity(c, batch, x + k * a_x, y + k * a_y, z + k * a_z, w + k * a_w)
+                c_x, c_y, c_z, c_w = _velocity(c, batch, x + k * b_x, y + k * b_y, z + k * b_z, w + k * b_w)
+                d_x, d_y, d_z, d_w = _velocity(c, batch, x + h * c_x, y + h * c_y, z + h * c_z, w + h * c_w)
+                x += h / 6 * (a_x + 2 * b_x + 2 * c_x + d_x)
+                y += h / 6 * (a_y + 2 * b_y + 2 * c_y + d_y)
+                z += h / 6 * (a_z + 2 * b_z + 2 * c_z + d_z)
+                w += h / 6 * (a_w + 2 * b_w + 2 * c_w + d_w)
+            x = tl.minimum(tl.maximum(x, -bound), bound)
+            y = tl.minimum(tl.maximum(y, -bound), bound)
+            z = tl.minimum(tl.maximum(z, -bound), bound)
+            w = tl.minimum(tl.maximum(w, -bound), bound)
 
 
 def trajectories(
@@ -145,11 +164,51 @@ def trajectories(
     length: int,
     bound: float,
     substeps: int,
+    iterate: bool,
 ) -> torch.Tensor:
-    """Runge–Kutta paths of polynomial systems (see `dynamics.trajectories`), one series per thread."""
+    """Runge–Kutta paths, or iterates, of polynomial systems (see `dynamics.trajectories`), one series per thread."""
     batch = start.shape[0]
-    columns = table.flatten(1).t().contiguous(), start.t().contiguous(), step.flatten(), output.t().contiguous()
+    columns = (
+        table.flatten(1).t().contiguous(),
+        start.t().contiguous(),
+        step.flatten().contiguous(),
+        output.t().contiguous(),
+    )
     out = torch.empty((length, batch), dtype=torch.float32, device=start.device)
     grid = (triton.cdiv(batch, 32),)
-    _trajectories[grid](*columns, out, batch, length, bound, SUBSTEPS=substeps, BLOCK=32, num_warps=1)
+    _trajectories[grid](*columns, out, batch, length, bound, substeps, iterate, BLOCK=32, num_warps=1)
+    return out.t().contiguous()
+
+
+@triton.jit
+def _threshold(shocks, above, below, threshold, out, batch, length, bound, BLOCK: tl.constexpr):
+    series = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = series < batch
+    column = tl.where(inside, series, 0)
+    level = tl.load(threshold + column)
+    c_0, a_0 = tl.load(below + column), tl.load(below + batch + column)
+    b_0, s_0 = tl.load(below + 2 * batch + column), tl.load(below + 3 * batch + column)
+    c_1, a_1 = tl.load(above + column), tl.load(above + batch + column)
+    b_1, s_1 = tl.load(above + 2 * batch + column), tl.load(above + 3 * batch + column)
+    last, before = level, level
+    for time in range(length):
+        place = tl.cast(time, tl.int64) * batch + series
+        e = tl.load(shocks + place, mask=inside, other=0.0)
+        high = last > level
+        after = tl.where(high, c_1, c_0) + tl.where(high, a_1, a_0) * last
+        after += tl.where(high, b_1, b_0) * before + tl.where(high, s_1, s_0) * e
+        before = last
+        last = tl.minimum(tl.maximum(after, -bound), bound)
+        tl.store(out + place, last, mask=inside)
+
+
+def threshold_autoregression(
+    shocks: torch.Tensor, above: torch.Tensor, below: torch.Tensor, threshold: torch.Tensor, bound: float
+) -> torch.Tensor:
+    """See `threshold.threshold_autoregression`; one series per thread."""
+    batch, length = shocks.shape
+    columns = [x.t().contiguous() for x in (shocks, above, below)]
+    out = torch.empty((length, batch), dtype=torch.float32, device=shocks.device)
+    grid = (triton.cdiv(batch, 32),)
+    _threshold[grid](*columns, threshold.flatten().contiguous(), out, batch, length, bound, BLOCK=32, num_warps=1)
     return out.t().contiguous()

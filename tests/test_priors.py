@@ -161,7 +161,7 @@ def test_gpu_loops_equal_the_torch_forms():
     pytest.importorskip("triton")
     code = """
 import torch
-from tsseq.synthetic import curves, dynamics, scan, triton_loops
+from tsseq.synthetic import curves, dynamics, maps, scan, threshold, triton_loops
 g = torch.Generator().manual_seed(0)
 for length in (1, 65, 1025):
     a, b = torch.rand((2, 1), generator=g).expand(2, length), torch.randn((length, 2), generator=g).t()
@@ -178,9 +178,17 @@ tables = torch.stack([dynamics.coefficient_table(field, batch, g.device) for fie
 table = tables[torch.arange(batch) % len(tables), torch.arange(batch)]
 start, weights = torch.rand((batch, 4), generator=g), torch.rand((batch, 4), generator=g)
 step = torch.full((batch, 1), 0.05)
-found = triton_loops.trajectories(table, start, step / 2, weights, 3, dynamics.BOUND, 2)
+found = triton_loops.trajectories(table, start, step / 2, weights, 3, dynamics.BOUND, 2, False)
 exact = dynamics.trajectories(table, start, step, weights, 3, substeps=2)
 assert torch.allclose(found, exact, atol=1e-5), (found - exact).abs().max()
+table = torch.cat([dynamics.coefficient_table(m(g, (7,))[0], 7, g.device) for m in maps.MAPS.values()])
+found = triton_loops.trajectories(table, start, step, weights, 3, dynamics.BOUND, 1, True)
+exact = dynamics.trajectories(table, start, step, weights, 3, iterate=True)
+assert torch.allclose(found, exact, atol=1e-4), (found - exact).abs().max()
+shocks, above, below = (torch.randn((batch, n), generator=g) / 2 for n in (9, 4, 4))
+exact = threshold.threshold_autoregression(shocks, above, below, start[:, :1])
+found = triton_loops.threshold_autoregression(shocks, above, below, start[:, :1], threshold.BOUND)
+assert torch.allclose(found, exact, atol=1e-4), (found - exact).abs().max()
 """
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "TRITON_INTERPRET": "1"})
 
