@@ -19,6 +19,9 @@ from tsseq.array_typing import Float, Tensor
 NUMBERS_PER_STEP = 16384
 """Matrix entries that make one step worth starting on a CPU."""
 
+LARGEST_DENSE_HADAMARD = 256
+"""Up to here one product with the whole matrix costs less than starting two with its factors."""
+
 NUMBERS_PER_SLICE, SHORTEST_SLICE = 2**24, 16
 """Matrix entries in memory at once when they are formed from increments, but at least so many positions."""
 
@@ -164,12 +167,11 @@ class _HadamardScan(Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor | None, state: Tensor) -> Tensor:
         states = torch.empty_like(a, memory_format=torch.contiguous_format)
-        factors = hadamard_factors(a.shape[-1], a)
+        factors = _hadamard_products(a)
+        bases = [None] * a.shape[1] if b is None else b.unbind(1)
         h = state
-        for t in range(a.shape[1]):
-            h = torch.add(h, _transform(a[:, t] * h, factors), out=states[:, t])
-            if b is not None:
-                h += b[:, t]
+        for a_t, b_t, out in zip(a.unbind(1), bases, states.unbind(1), strict=True):
+            h = _add_transform(h if b_t is None else h + b_t, a_t * h, factors, out)
         ctx.has_inputs = b is not None
         ctx.save_for_backward(a, state, states)
         return states
@@ -178,13 +180,13 @@ class _HadamardScan(Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         a, state, states = ctx.saved_tensors
-        factors = hadamard_factors(a.shape[-1], a)
+        factors = _hadamard_products(a)
         g, transformed = torch.empty_like(states), torch.empty_like(states)
         carried = torch.zeros_like(state)
-        for t in range(a.shape[1] - 1, -1, -1):
-            torch.add(gradient[:, t], carried, out=g[:, t])
-            transformed[:, t] = _transform(g[:, t], factors)
-            carried = torch.addcmul(g[:, t], a[:, t], transformed[:, t])
+        columns = (x.unbind(1)[::-1] for x in (a, gradient, g, transformed))
+        for a_t, gradient_t, g_t, out in zip(*columns, strict=True):
+            torch.add(gradient_t, carried, out=g_t)
+            carried = torch.addcmul(g_t, a_t, _transform(g_t, factors, out))
         before = torch.cat([state.unsqueeze(1), states[:, :-1]], dim=1)
         return before * transformed, g if ctx.has_inputs else None, carried
 
@@ -202,8 +204,23 @@ def _sylvester(exponent: int, like: Tensor) -> Tensor:
     return matrix / 2 ** (exponent / 2)
 
 
-def _transform(x: Tensor, factors: tuple[Tensor, Tensor]) -> Tensor:
-    """H x along the last axis, as H = left (x) right; both are symmetric."""
+def _hadamard_products(like: Tensor) -> tuple[Tensor, ...]:
+    """The normalised matrix of `like`'s width, or its two factors where it is large."""
+    width = like.shape[-1]
+    if width <= LARGEST_DENSE_HADAMARD:
+        return (_sylvester(width.bit_length() - 1, like),)
+    return hadamard_factors(width, like)
+
+
+def _transform(x: Tensor, factors: tuple[Tensor, ...], out: Tensor) -> Tensor:
+    """H x along the last axis into `out`; H, or H = left (x) right, is symmetric."""
+    if len(factors) == 1:
+        return torch.mm(x, factors[0], out=out)
     left, right = factors
-    y: Tensor = (left @ x.unflatten(-1, (left.shape[0], right.shape[0])) @ right).flatten(-2)
-    return y
+    return out.copy_((left @ x.unflatten(-1, (left.shape[0], right.shape[0])) @ right).flatten(-2))
+
+
+def _add_transform(base: Tensor, x: Tensor, factors: tuple[Tensor, ...], out: Tensor) -> Tensor:
+    if len(factors) == 1:
+        return torch.addmm(base, x, factors[0], out=out)
+    return _transform(x, factors, out).add_(base)

@@ -61,7 +61,7 @@ class _Cell(Function):
     def backward(ctx: Any, d_outputs: Tensor, d_last: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         gates, r, states = ctx.saved_tensors
         average, log_n, h = states.unbind(1)
-        i, f, z, o = (gates + h[:-1] @ r).chunk(4, dim=-1)
+        i, f, z, o = (gates + torch.einsum("thbk,hkg->thbg", h[:-1], r)).chunk(4, dim=-1)
         above = logsigmoid(f) + log_n[:-1] - i
         keep, renew = torch.sigmoid(above), torch.sigmoid(-above)
         z, o, slope = torch.tanh(z), torch.sigmoid(o), torch.sigmoid(-f)
@@ -71,17 +71,25 @@ class _Cell(Function):
         by_log_n = torch.stack([renew, keep], dim=-2)
         by_h = average[1:] * o * (1 - o)
         d_gates = torch.empty_like(gates)
+        by_name = d_gates.unflatten(-1, (4, -1))
+        columns = (
+            d_outputs, o, by_average, by_log_n, by_h, slope, keep, d_gates,
+            by_name[..., :3, :], by_name[..., :2, :], by_name[..., 1, :], by_name[..., 3, :],
+        )  # fmt: skip
+        to_h = r.mT.contiguous()
         d_average, d_log_n, dh = d_last
-        for t in range(gates.shape[0] - 1, -1, -1):
-            dh = dh + d_outputs[t]
-            d_average = torch.addcmul(d_average, dh, o[t])
-            out = d_gates[t].unflatten(-1, (4, -1))
-            torch.mul(by_average[t], d_average.unsqueeze(-2), out=out[..., :3, :])
-            out[..., :2, :].addcmul_(by_log_n[t], d_log_n.unsqueeze(-2))
-            torch.mul(by_h[t], dh, out=out[..., 3, :])
-            d_log_n = out[..., 1, :].clone()
-            out[..., 1, :] *= slope[t]
-            d_average = d_average * keep[t]
-            dh = d_gates[t] @ r.mT
+        # Every view is made before the loop: on a CPU making one costs as much as multiplying what it shows.
+        for d_output, o_t, average_t, log_n_t, h_t, slope_t, keep_t, d_gates_t, first, gated, forget, output in zip(
+            *(x.unbind(0)[::-1] for x in columns), strict=True
+        ):
+            dh = d_output + dh
+            d_average = torch.addcmul(d_average, dh, o_t)
+            torch.mul(average_t, d_average.unsqueeze(-2), out=first)
+            gated.addcmul_(log_n_t, d_log_n.unsqueeze(-2))
+            torch.mul(h_t, dh, out=output)
+            d_log_n = forget.clone()
+            forget.mul_(slope_t)
+            d_average = d_average * keep_t
+            dh = torch.bmm(d_gates_t, to_h)
         d_r = torch.einsum("thbk,thbg->hkg", h[:-1], d_gates)
         return d_gates, d_r, torch.stack([d_average, d_log_n, dh])
