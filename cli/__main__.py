@@ -36,10 +36,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _dispatch("tsseq", COMMANDS, words)
         except (ValueError, OSError) as error:
             return _fail(_describe(error))
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.startswith("tsseq"):
+                raise
+            return _fail(f"this needs {error.name}: install tsseq[all]")
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
             return _fail("not enough memory: pass fewer or shorter series, or a shorter horizon")
+        except Exception as error:
+            if not _is_wrong_call_of_lightning(error):
+                raise
+            return _fail(_describe(error))
         except KeyboardInterrupt:
             print("tsseq: interrupted", file=sys.stderr)
             return 130
@@ -74,12 +82,7 @@ def _dispatch(prog: str, commands: Mapping[str, Command], words: list[str]) -> i
 
 def _load(place: str) -> Any:
     module, _, name = place.partition(":")
-    try:
-        return getattr(import_module(module), name)
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith("tsseq"):
-            raise
-        raise ValueError(f"this command needs {error.name}: install tsseq[all]") from error
+    return getattr(import_module(module), name)
 
 
 def _overview(prog: str, commands: Mapping[str, Command]) -> str:
@@ -105,6 +108,11 @@ def _fail(message: str) -> int:
 def _is_out_of_memory(error: Exception) -> bool:
     text = str(error)
     return isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text
+
+
+def _is_wrong_call_of_lightning(error: Exception) -> bool:
+    """Its complaint about arguments has no base class but Exception."""
+    return type(error).__name__ == "MisconfigurationException"
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

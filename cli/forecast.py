@@ -58,14 +58,14 @@ def forecast(
         time_column: column of time stamps
         target_column: column or columns to forecast
     """
-    from tsseq.cli.output import ensure_file, writing
+    from tsseq.cli.output import ensure_file, ensure_picture, writing
     from tsseq.metrics import DECILES
     from tsseq.table import check_horizon, check_levels, forecast_panel, resolve
 
     check_horizon(horizon)
     levels = check_levels(DECILES if quantiles is None else quantiles)
     out = None if out is None else ensure_file(out, (".csv", ".parquet"))
-    plot = None if plot is None else ensure_file(plot, (".png", ".svg", ".pdf"))
+    plot = None if plot is None else ensure_picture(plot)
     columns = {"id_column": id_column, "time_column": time_column, "target_column": target_column}
     panel = read_source(source, freq, columns)
     table = forecast_panel(panel, horizon, levels, resolve(checkpoint, device))
@@ -81,11 +81,14 @@ def forecast(
 
 
 def read_source(source: str, freq: str | None = None, columns: dict[str, Any] | None = None) -> Panel:
-    """A file, or a bundled series by name; ValueError if `source` is neither."""
+    """A file, or a bundled series by name; ValueError if `source` is neither, or where a bundled one is redescribed."""
     from tsseq.datasets import bundled, csv
 
     path = Path(source).expanduser()
     if not path.exists() and source in bundled.names():
+        given = {"freq": freq, **(columns or {})}
+        if any(value is not None for value in given.values()):
+            raise ValueError(f"{source} ships with its columns and time stamps: {', '.join(given)} are for files")
         return bundled.load(source)
     if not path.exists() and not path.suffix:
         known = ", ".join(bundled.names())

@@ -1,5 +1,6 @@
 """Where commands write: checked before any work, written whole or not at all."""
 
+import importlib.util
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,12 +28,25 @@ def ensure_file(path: Path, suffixes: Sequence[str]) -> Path:
     path = Path(path).expanduser()
     if path.suffix not in suffixes:
         raise ValueError(f"expected a file called *{', *'.join(suffixes)}, got {path}")
+    if path.suffix == ".parquet":
+        _ensure_package("pyarrow", "parquet")
     folder = path.absolute().parent
     if not folder.is_dir():
         raise ValueError(f"the folder {folder} does not exist")
     if path.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
         raise ValueError(f"{path} is not writable")
     return path
+
+
+def ensure_picture(path: Path, suffixes: Sequence[str] = (".png", ".svg", ".pdf")) -> Path:
+    """As `ensure_file`, where matplotlib is to draw."""
+    _ensure_package("matplotlib", "plot")
+    return ensure_file(path, suffixes)
+
+
+def _ensure_package(name: str, extra: str) -> None:
+    if importlib.util.find_spec(name) is None:
+        raise ValueError(f"this needs {name}: install tsseq[{extra}]")
 
 
 @contextmanager

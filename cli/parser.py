@@ -16,6 +16,8 @@ import jsonargparse
 
 Function = Callable[..., Any]
 
+KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "dict": "a JSON object"}
+
 
 def parse(prog: str, function: Function, argv: list[str]) -> dict[str, Any]:
     """The keyword arguments for `function` that `argv` spells. Raises ValueError, in one line, if it does not.
@@ -111,9 +113,12 @@ def _with_underscores(word: str, names: set[str]) -> str:
 
 
 def _one_line(message: str) -> str:
-    found = re.match(r'Parser key "(.+?)":\s*Expected an? <class \'(\w+)\'>. Got value: (.*)', message, re.DOTALL)
-    if found:
-        name, kind, value = found.groups()
-        expected = {"int": "a whole number", "float": "a number"}.get(kind, kind)
-        return f"expected {expected} for {name}, got {value!r}"
-    return " ".join(message.split())
+    """The parser's page on a value of the wrong type, as one sentence."""
+    key = re.match(r'Parser key "(\w+)"', message)
+    expected = re.search(r"Expected an? (?:<class '(\w+)'>|typing\.Literal\[(.*?)\])", message)
+    value = re.search(r"(?:Got|Given) value: (.*)", message, re.DOTALL)
+    if not (key and expected and value):
+        return " ".join(message.split())
+    kind, choices = expected.groups()
+    wanted = f"one of {choices}" if choices else KINDS.get(kind, kind)
+    return f"expected {wanted} for {key[1]}, got {value[1]!r}"

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
+BYTES = 64  # of memory per value while families are drawn, a middle among those seen
+
 
 def sample(
     prior: str = "tsseq",
@@ -39,12 +41,12 @@ def sample(
         plot: picture to draw (png, svg or pdf), a few series of each family
         report: PDF to write, with a page on each family drawn
     """
-    from tsseq.cli.output import ensure_file, writing
+    from tsseq.cli.output import ensure_file, ensure_picture, writing
 
     _check_size(n, length, report)
     out = None if out is None else ensure_file(out, (".parquet",))
-    plot = None if plot is None else ensure_file(plot, (".png", ".svg", ".pdf"))
-    report = None if report is None else ensure_file(report, (".pdf",))
+    plot = None if plot is None else ensure_picture(plot)
+    report = None if report is None else ensure_picture(report, (".pdf",))
     series, families = draw(prior, n, length, seed)
     if out is not None:
         with writing(out) as partial:
@@ -63,12 +65,17 @@ def sample(
 
 
 def draw(prior: str, n: int, length: int, seed: int) -> tuple[Tensor, list[str]]:
-    """`n` series (n × length) of a family or mixture by name, and the family of each; ValueError for other names."""
+    """`n` series (n × length) of a family or mixture by name, and the family of each.
+
+    Raises ValueError for another name, or a seed that is no whole number from 0 to 2^63 - 1.
+    """
     from torch import Generator
 
     from tsseq.synthetic import PRIORS
     from tsseq.synthetic.mixture import PRESETS, preset
 
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"expected a seed from 0 to 2^63 - 1, got {seed}")
     generator = Generator().manual_seed(seed)
     if prior in PRIORS:
         return PRIORS[prior]().sample(generator, n, length), [prior] * n
@@ -82,8 +89,11 @@ def draw(prior: str, n: int, length: int, seed: int) -> tuple[Tensor, list[str]]
 
 
 def _check_size(n: int, length: int, report: Path | None) -> None:
+    from tsseq import memory
+
     if n < 1 or length < 1:
         raise ValueError(f"expected n and length of at least 1, got n {n} and length {length}")
+    memory.require(n * length * BYTES, f"{n} series of {length} steps")
     if report is not None and length < 64:
         raise ValueError(f"a report needs series of at least 64 steps, got length {length}")
 

@@ -7,10 +7,12 @@ from typing import Any
 
 import pandas as pd
 
+from tsseq import memory
 from tsseq.datasets import series as lists
 from tsseq.datasets.panel import Panel, from_pandas, from_series
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
+GROWTH = 5  # memory while a table is read, over its size as text or as columns of numbers
 
 
 def load(
@@ -23,7 +25,7 @@ def load(
 ) -> Panel:
     """Read a file into a panel; the columns are guessed as in `from_pandas` where they are not named.
 
-    Raises ValueError for a file that is missing, empty, malformed or holds no usable series.
+    Raises ValueError for a file that is missing, empty, malformed, larger than memory or holds no usable series.
     """
     path = Path(path).expanduser()
     if path.is_dir() or not path.exists():
@@ -45,12 +47,15 @@ def _is_not(path: Path) -> str:
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
+    memory.require(GROWTH * path.stat().st_size, "a table of this size")
     try:
         frame = pd.read_csv(path, skipinitialspace=True)
     except pd.errors.EmptyDataError as error:
         raise ValueError("expected a table, got an empty file") from error
     except (pd.errors.ParserError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
+        if "out of memory" in reason:
+            raise ValueError("not enough memory for a table of this size") from error
         raise ValueError(f"expected comma-separated text, got something else ({reason})") from error
     _check_header(list(map(str, frame.columns)))
     if frame.empty:
@@ -72,9 +77,11 @@ def _read_parquet(path: Path) -> pd.DataFrame | list[lists.Series]:
     except ModuleNotFoundError as error:
         raise ValueError("reading parquet needs pyarrow: install tsseq[parquet]") from error
     try:
-        columns = pq.read_schema(path).names
+        about = pq.read_metadata(path)
     except (ValueError, OSError) as error:
         raise ValueError(f"expected a parquet file, got something else ({str(error).splitlines()[0]})") from error
-    if set(lists.COLUMNS) <= set(columns):
+    stored = sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
+    memory.require(GROWTH * max(stored, 8 * about.num_rows * about.num_columns), "a table of this size")
+    if set(lists.COLUMNS) <= set(about.schema.to_arrow_schema().names):
         return lists.read_parquet(path)
     return pd.read_parquet(path)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from tsseq import memory
 from tsseq.datasets import columns, time_index
 from tsseq.datasets.series import Series
 from tsseq.frequency import Frequency, parse
@@ -85,6 +86,7 @@ def from_pandas(
         grid, position = grids[key]
         on_grid = numbers
         if len(grid.index) != len(numbers):
+            memory.require(8 * len(grid.index), f"series {name!r} with its absent rows")
             on_grid = np.full(len(grid.index), np.nan)
             on_grid[position] = numbers
         values.append(on_grid)
@@ -161,6 +163,10 @@ def _grid_of_periods(stamps: pd.PeriodIndex, wanted: Frequency | None) -> tuple[
         at = int(np.argmax(steps != frequency.multiple)) + 1
         raise ValueError(f"expected consecutive periods or a freq, got {stamps[at]} after {stamps[at - 1]}")
     place = np.concatenate([[0], np.cumsum(steps)]) // frequency.multiple
+    if place[-1] >= time_index.MAX_GRID:
+        raise ValueError(
+            f"expected at most {time_index.MAX_GRID} steps of {frequency.period_alias!r}, got {place[-1] + 1}"
+        )
     return Grid(pd.period_range(stamps[0], stamps[-1], freq=stamps.freq), frequency), place
 
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,3 +21,35 @@ if any(p in ("", ROOT) for p in sys.path):
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A small forecaster with random weights, as a file."""
+    from tsseq.backbone import BackboneConfig
+    from tsseq.forecaster import Forecaster, ForecasterConfig
+
+    torch.manual_seed(0)
+    small = ForecasterConfig(patch_length=8, hidden_width=8, backbone=BackboneConfig(width=16, layers=1))
+    return str(Forecaster(small).save_pretrained(tmp_path_factory.mktemp("model") / "small.safetensors"))
+
+
+@pytest.fixture
+def fails(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[[list[object], str], None]:
+    """Run a command that must end in one line on stderr, status 2, and nothing written in its folder `out`."""
+    from tsseq.cli.__main__ import main
+
+    out = tmp_path / "out"
+    out.mkdir()
+
+    def check(argv: list[object], message: str) -> None:
+        status = main(list(map(str, argv)))
+        said = capsys.readouterr()
+        assert status == 2
+        assert said.err.startswith("tsseq: error: ") and said.err.count("\n") == 1, said.err
+        assert message in said.err
+        assert said.out == "" and "Traceback" not in said.err
+        assert list(out.iterdir()) == []
+
+    check.out = out
+    return check

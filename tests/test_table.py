@@ -283,6 +283,14 @@ def test_bad_horizons(horizon):
         run(long_table(), horizon)
 
 
+@pytest.mark.parametrize("freq", ["h", "D", "W", "B", "ME", "QE", "YE"])
+def test_dates_beyond_those_of_pandas(freq):
+    series = pd.Series(np.arange(5.0), index=pd.date_range("2024-01-01", periods=5, freq=freq))
+    horizon = 400 * {"h": 8766, "D": 366, "W": 53, "B": 262, "ME": 12, "QE": 4, "YE": 1}[freq]
+    with pytest.raises(ValueError, match=f"horizon whose time stamps pandas can hold, got {horizon} steps"):
+        run(series, horizon)
+
+
 @pytest.mark.parametrize("levels", [(), (0.5, 0.5), (0.0, 0.5), (1.2,), (float("nan"),)])
 def test_bad_levels(levels):
     with pytest.raises(ValueError, match="quantile levels"):

@@ -1,5 +1,6 @@
 """The stack of residual blocks that every forecaster and classifier shares."""
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -38,6 +39,10 @@ class BackboneConfig:
                 f"expected positive width and layers and mlp_width of at least 0, "
                 f"got {self.width}, {self.layers} and {self.mlp_width}"
             )
+        for name, options in self.options.items():
+            known = list(inspect.signature(MIXERS[name]).parameters)[1:]
+            if not set(options) <= set(known):
+                raise ValueError(f"expected options of {name} among {', '.join(known)}; got {', '.join(options)}")
 
 
 class SwiGLU(nn.Module):

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from tsseq import memory
 from tsseq.array_typing import Bool, Float, Tensor
 from tsseq.backbone import Backbone, BackboneConfig
 from tsseq.patching import age, to_patches
@@ -21,6 +22,7 @@ from tsseq.scaler import fit_scale
 
 DECILES = tuple(k / 10 for k in range(1, 10))
 MAX_OUTPUT = 16.0
+MAX_BATCH = 512
 AGE_FEATURES = 8
 
 Context = Tensor | np.ndarray | Sequence[Any]
@@ -155,7 +157,8 @@ class Forecaster(nn.Module):
         quantile function. A series without a single observed value is forecast as missing (NaN). The result is
         in float32 if all histories are, and in float64 otherwise; the network itself runs in float32.
 
-        Raises ValueError for a horizon below 1, an empty or infinite history, or a level outside (0, 1).
+        Raises ValueError for a horizon below 1, an empty or infinite history, a level outside (0, 1), or more steps
+        than memory holds.
         """
         if horizon < 1:
             raise ValueError(f"horizon must be at least 1, got {horizon}")
@@ -163,6 +166,7 @@ class Forecaster(nn.Module):
         check_levels(levels)
         series = [row[-self.config.max_context :] for row in as_series(context)]
         device = next(self.parameters()).device
+        memory.require(self._bytes(series, horizon, device), f"forecasts of {len(series)} series {horizon} steps ahead")
         dtype = torch.float32 if all(row.dtype == torch.float32 for row in series) else torch.float64
         quantiles = torch.empty(len(series), horizon, len(self.config.levels), dtype=dtype)
         for rows, values in self._equal_lengths(series):
@@ -170,7 +174,7 @@ class Forecaster(nn.Module):
         wanted = resample_levels(quantiles, self.config.levels, levels)
         return Forecast(wanted, mean_of_quantiles(quantiles, self.config.levels), levels)
 
-    def _equal_lengths(self, series: list[Tensor], batch_size: int = 512) -> list[tuple[list[int], Tensor]]:
+    def _equal_lengths(self, series: list[Tensor], batch_size: int = MAX_BATCH) -> list[tuple[list[int], Tensor]]:
         """Batches of as many patches each: exact for every mixer, where padding would be only for some."""
         patch = self.config.patch_length
         groups: dict[int, list[int]] = {}
@@ -187,6 +191,18 @@ class Forecaster(nn.Module):
                     padded[i, length - len(values) :] = values
                 batches.append((rows, padded))
         return batches
+
+    def _bytes(self, series: list[Tensor], horizon: int, device: torch.device) -> int:
+        """Main memory that the results take and, on a CPU, the largest batch: its states and, by what the default
+        network was seen to take, its positions."""
+        patch, levels = self.config.patch_length, len(self.config.levels)
+        results = len(series) * horizon * levels * 8
+        if device.type != "cpu":
+            return results
+        positions = -(-max(map(len, series), default=0) // patch) - (-horizon // patch)
+        states = sum(leaf.nbytes for state in self.backbone.init_state(1) for leaf in state)
+        row = states + positions * 64 * (self.config.backbone.width + patch * levels)
+        return results + min(len(series), MAX_BATCH) * row
 
     def _forecast_batch(self, values: Tensor, horizon: int) -> Tensor:
         observed = ~values.isnan()

@@ -38,4 +38,6 @@ def resample_levels(
 def mean_of_quantiles(quantiles: Float[Tensor, "*batch quantile"], levels: Sequence[float]) -> Float[Tensor, "*batch"]:
     """The mean of the distribution: the integral of its quantile function over 99 equal steps."""
     grid = [k / 100 for k in range(1, 100)]
-    return resample_levels(quantiles, levels, grid).mean(-1)
+    # It is linear in the quantiles: resampling them all would take eleven times their memory.
+    weights = resample_levels(torch.eye(len(levels), dtype=torch.float64), levels, grid).mean(-1)
+    return (quantiles * weights.to(quantiles)).sum(-1)

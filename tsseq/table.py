@@ -7,8 +7,11 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
+from tsseq import memory
 from tsseq.datasets.panel import Panel, from_pandas
 from tsseq.metrics import DECILES
+
+ENTRY = 20  # bytes of memory that an entry of the table was seen to take while it is made
 
 
 class Model(Protocol):
@@ -41,7 +44,8 @@ def forecast(
     "0.1" and so on. Series keep their order and the type of their names.
 
     Raises ValueError for an empty table, no numeric column, text among numbers, unsorted or repeated time stamps,
-    an unknown or undeterminable frequency, a horizon below one, and series that hold infinite values or nothing.
+    an unknown or undeterminable frequency, a horizon below one or beyond what pandas' dates or memory hold, and
+    series that hold infinite values or nothing.
     """
     panel = from_pandas(data, id_column=id_column, time_column=time_column, target_column=target_column, freq=freq)
     return forecast_panel(panel, horizon, quantile_levels, resolve(model, device))
@@ -52,9 +56,10 @@ def forecast_panel(panel: Panel, horizon: int, quantile_levels: Sequence[float],
     check_horizon(horizon)
     levels = check_levels(quantile_levels)
     rising = sorted(levels)
+    memory.require(len(panel) * horizon * (len(levels) + 3) * ENTRY, f"a table of {len(panel)} × {horizon} forecasts")
+    futures = _futures(panel, horizon)
     result = model.forecast(panel.values, horizon, tuple(rising))
     quantiles = np.asarray(result.quantiles, np.float64).reshape(len(panel) * horizon, len(levels))
-    futures = [panel.future(row, horizon) for row in range(len(panel))]
     table = pd.DataFrame(
         {
             "item_id": panel.ids.repeat(horizon),
@@ -65,6 +70,13 @@ def forecast_panel(panel: Panel, horizon: int, quantile_levels: Sequence[float],
     for level in levels:
         table[str(level)] = quantiles[:, rising.index(level)]
     return table
+
+
+def _futures(panel: Panel, horizon: int) -> list[pd.Index]:
+    try:
+        return [panel.future(row, horizon) for row in range(len(panel))]
+    except (OverflowError, pd.errors.OutOfBoundsDatetime, pd.errors.OutOfBoundsTimedelta) as error:
+        raise ValueError(f"expected a horizon whose time stamps pandas can hold, got {horizon} steps") from error
 
 
 def resolve(model: Model | str | Path | None = None, device: str | None = None) -> Model:

@@ -1,0 +1,185 @@
+"""`tsseq forecast`: what it prints, writes and draws, and one line for everything that can go wrong."""
+
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from tsseq.cli import output
+from tsseq.cli.__main__ import main
+
+
+def test_forecast_writes_and_draws(checkpoint, tmp_path, capsys):
+    csv, picture = tmp_path / "f.csv", tmp_path / "f.png"
+    argv = f"forecast airline --horizon 30 --checkpoint {checkpoint} --out {csv} --plot {picture}"
+    assert main(argv.split()) == 0
+    said = capsys.readouterr().out
+    assert "airline" in said and "1960-12-01" in said and "1963-06-01" in said and "median" in said
+    assert "wrote" in said and str(picture) in said.replace("\n", "")
+    table = pd.read_csv(csv, parse_dates=["timestamp"])
+    assert list(table.columns) == ["item_id", "timestamp", "mean", *(f"0.{k}" for k in range(1, 10))]
+    assert len(table) == 30 and table["timestamp"].iloc[0] == pd.Timestamp("1961-01-01")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["f.csv", "f.png"]
+
+
+def test_forecast_of_a_long_file_as_parquet(checkpoint, tmp_path, capsys):
+    days = pd.date_range("2024-01-01", periods=40)
+    table = pd.DataFrame({"shop": np.repeat(list("edcba"), 40), "day": [*days] * 5, "sold": np.arange(200.0)})
+    table.to_csv(tmp_path / "long.csv", index=False)
+    out = tmp_path / "f.parquet"
+    argv = f"forecast {tmp_path}/long.csv --horizon 7 --checkpoint {checkpoint} --out {out} --quantiles 0.05 0.5 0.95"
+    assert main(argv.split()) == 0
+    assert "and 2 more series, 7 steps each" in capsys.readouterr().out
+    result = pd.read_parquet(out)
+    assert list(result.columns) == ["item_id", "timestamp", "mean", "0.05", "0.5", "0.95"]
+    assert list(result["item_id"].unique()) == list("edcba")
+    assert result["timestamp"].iloc[-1] == pd.Timestamp("2024-02-16")
+
+
+def test_warnings_are_one_line(checkpoint, tmp_path, capsys):
+    (tmp_path / "w.csv").write_text("date,x,note\n2024-01-01,1,a\n2024-01-02,2,b\n2024-01-03,3,c\n")
+    assert main(f"forecast {tmp_path}/w.csv --horizon 2 --checkpoint {checkpoint}".split()) == 0
+    assert capsys.readouterr().err == "tsseq: warning: columns not used: 'note'\n"
+
+
+BAD_FILES = {
+    "empty file": ("", [], "got an empty file"),
+    "no numeric column": ("date,x\n2024-01-01,a\n2024-01-02,b\n", [], "expected a numeric column, got 'date', 'x'"),
+    "text in a numeric column": (
+        "date,x\n2024-01-01,1\n2024-01-02,oops\n2024-01-03,3\n",
+        [],
+        "expected numbers in column 'x', got 'oops' in row 2",
+    ),
+    "unsorted time stamps": (
+        "date,x\n2024-01-01,1\n2024-01-03,2\n2024-01-02,3\n",
+        [],
+        "expected increasing time stamps, got 2024-01-02 00:00:00 after 2024-01-03 00:00:00 in row 3",
+    ),
+    "repeated time stamps": (
+        "date,x\n2024-01-01,1\n2024-01-01,2\n",
+        [],
+        "expected increasing time stamps, got 2024-01-01 00:00:00 twice in row 2",
+    ),
+    "unknown frequency": (
+        "date,x\n2024-01-01,1\n2024-01-02,2\n",
+        ["--freq", "fortnight"],
+        "unknown frequency 'fortnight'",
+    ),
+    "irregular time stamps": (
+        "date,x\n2024-01-01,1\n2024-01-02,2\n2024-01-09,3\n",
+        [],
+        "expected evenly spaced time stamps or a freq",
+    ),
+    "all missing": ("date,x\n2024-01-01,\n2024-01-02,\n", [], "series 'x': expected at least one observed value"),
+    "infinite values": ("date,x\n2024-01-01,1\n2024-01-02,-inf\n", [], "expected finite values, got -inf in row 2"),
+    "grid beyond memory": (
+        "date,x\n2024-01-01,1\n2024-06-01,2\n",
+        ["--freq", "us"],
+        "expected at most 50000000 steps of 'us'",
+    ),
+    "unknown column": ("date,x\n2024-01-01,1\n", ["--target_column", "y"], "expected a column 'y', got 'date', 'x'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_bad_files(case, checkpoint, fails, tmp_path):
+    content, options, message = BAD_FILES[case]
+    path = tmp_path / "bad.csv"
+    path.write_text(content)
+    out, plot = fails.out / "f.csv", fails.out / "f.png"
+    argv = ["forecast", path, "--horizon", 3, "--checkpoint", checkpoint, "--out", out, "--plot", plot, *options]
+    fails(argv, message)
+
+
+@pytest.mark.parametrize("horizon", [0, -5])
+def test_bad_horizon(horizon, checkpoint, fails):
+    argv = ["forecast", "airline", f"--horizon={horizon}", "--checkpoint", checkpoint, "--out", fails.out / "f.csv"]
+    fails(argv, f"expected a horizon of one step or more, got {horizon}")
+
+
+def test_bad_quantiles(checkpoint, fails):
+    argv = ["forecast", "airline", "--horizon", 3, "--checkpoint", checkpoint, "--quantiles", "0.5", "1.5"]
+    fails(argv, "expected distinct quantile levels between 0 and 1, got [0.5, 1.5]")
+
+
+@pytest.mark.parametrize("source", ["airlines", "nothing.csv"])
+def test_unknown_source(source, checkpoint, fails):
+    message = "neither a file nor a bundled series (those are airline" if source == "airlines" else "does not exist"
+    fails(["forecast", source, "--horizon", 3, "--checkpoint", checkpoint], message)
+
+
+def test_unknown_checkpoint(fails):
+    argv = ["forecast", "airline", "--horizon", 3, "--out", fails.out / "f.csv", "--checkpoint"]
+    fails([*argv, "colossal"], "no checkpoint 'colossal'")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "text", "empty"])
+def test_damaged_checkpoint(damage, checkpoint, fails, tmp_path):
+    path = tmp_path / f"{damage}.safetensors"
+    with open(checkpoint, "rb") as file:
+        whole = file.read()
+    if damage == "foreign":
+        import safetensors.torch
+
+        safetensors.torch.save_file({"weight": torch.zeros(2)}, path)
+    else:
+        path.write_bytes({"truncated": whole[: len(whole) // 2], "text": b"weights, honest", "empty": b""}[damage])
+    argv = ["forecast", "airline", "--horizon", 3, "--checkpoint", path, "--out", fails.out / "f.csv"]
+    fails(argv, f"{damage}.safetensors")
+
+
+@pytest.mark.parametrize("option, name", [("--out", "f.csv"), ("--plot", "f.png")])
+def test_output_folder_that_does_not_exist(option, name, fails, monkeypatch):
+    monkeypatch.setattr("tsseq.table.resolve", lambda *_: pytest.fail("checked too late"))
+    fails(["forecast", "airline", "--horizon", 3, option, fails.out / "none" / name], "does not exist")
+
+
+def test_output_that_is_not_writable(fails, monkeypatch):
+    monkeypatch.setattr("tsseq.table.resolve", lambda *_: pytest.fail("checked too late"))
+    monkeypatch.setattr(output.os, "access", lambda *_: False)
+    fails(["forecast", "airline", "--horizon", 3, "--out", fails.out / "f.csv"], "is not writable")
+    fails(["evaluate", "gift-eval", "--out", fails.out], "is not writable")
+
+
+def test_output_of_an_unknown_kind(fails):
+    fails(["forecast", "airline", "--horizon", 3, "--out", fails.out / "f.xlsx"], "expected a file called *.csv")
+    fails(["forecast", "airline", "--horizon", 3, "--plot", fails.out / "f.bmp"], "expected a file called *.png")
+
+
+def test_nothing_half_written(checkpoint, fails, monkeypatch):
+    def full_disk(table, path):
+        path.write_text("item_id,timest")
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("tsseq.cli.forecast._write", full_disk)
+    argv = ["forecast", "airline", "--horizon", 3, "--checkpoint", checkpoint, "--out", fails.out / "f.csv"]
+    fails(argv, "No space left on device")
+
+
+def test_dates_beyond_those_of_pandas(checkpoint, fails):
+    argv = ["forecast", "airline", "--horizon", 10_000, "--checkpoint", checkpoint, "--out", fails.out / "f.csv"]
+    fails(argv, "expected a horizon whose time stamps pandas can hold, got 10000 steps")
+
+
+@pytest.mark.parametrize("option", ["--freq", "--id_column", "--time_column", "--target_column"])
+def test_bundled_series_are_what_they_are(option, checkpoint, fails):
+    argv = ["forecast", "airline", "--horizon", 3, "--checkpoint", checkpoint, option, "D"]
+    fails(argv, "airline ships with its columns and time stamps")
+
+
+@pytest.mark.slow
+def test_bundled_series_in_under_five_seconds(tmp_path):
+    """Installed, by its name, imports and all; the better of two, as a machine may have other things to do."""
+    seconds = []
+    for _ in range(2):
+        began = time.perf_counter()
+        argv = [sys.executable, "-m", "tsseq.cli", "forecast", "airline", "--horizon", "24"]
+        said = subprocess.run(argv, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+        seconds.append(time.perf_counter() - began)
+    assert "1962-12-01" in said
+    assert min(seconds) < 5.0
