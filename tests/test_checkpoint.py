@@ -80,6 +80,30 @@ def test_foreign_files(tmp_path):
         load(tmp_path / "pickle.safetensors")
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        None,
+        "{",
+        '"text"',
+        '{"surprise": 1}',
+        '{"patch_length": "many"}',
+        '{"levels": 3}',
+        '{"backbone": 3}',
+        '{"backbone": {"mixers": ["nonsense"]}}',
+        '{"backbone": {"options": {"lru": {"nonsense": 1}}}}',
+    ],
+)
+def test_headers_without_a_configuration(config, model, tmp_path):
+    from safetensors.torch import save_file
+
+    metadata = {"format": "tsseq-forecaster-1", **({} if config is None else {"config": config})}
+    save_file({"w": torch.zeros(3)}, tmp_path / "m.safetensors", metadata)
+    with pytest.raises(ValueError, match="m.safetensors holds no configuration of a forecaster") as caught:
+        load(tmp_path / "m.safetensors")
+    assert "\n" not in str(caught.value)
+
+
 def test_weights_that_do_not_fit(model, tmp_path):
     from safetensors.torch import load_file, save_file
 
@@ -89,5 +113,6 @@ def test_weights_that_do_not_fit(model, tmp_path):
     weights = load_file(file)
     weights.pop(next(iter(weights)))
     save_file(weights, file, metadata)
-    with pytest.raises(ValueError, match="do not fit"):
+    with pytest.raises(ValueError, match="do not fit") as caught:
         load(file)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500

@@ -12,6 +12,7 @@ import torch
 
 from tsseq.backbone import BackboneConfig
 from tsseq.checkpoint import load
+from tsseq.cli.__main__ import main
 from tsseq.cli.pretrain import run
 from tsseq.datasets.stream import PriorStream, StreamConfig, stream_seed
 from tsseq.datasets.tasks import masked_spans
@@ -180,6 +181,48 @@ def test_killed_run_resumes_with_the_same_loss_curve(tmp_path):
     for key, weight in models[0].items():
         torch.testing.assert_close(weight, models[1][key], rtol=1e-6, atol=1e-7)
     assert all((folder / "loss.png").stat().st_size > 1000 for folder in (whole, killed))
+
+
+SMALL_RUN = "--prior sine_waves --width 16 --layers 1 --mlp_width 16 --patches 4 --batch_size 4 --max_steps 3"
+
+
+@pytest.mark.slow
+def test_from_the_shell_to_a_forecast(tmp_path, capsys):
+    run_folder = tmp_path / "run"
+    assert main(f"pretrain {run_folder} {SMALL_RUN} --log-every 1 --accelerator cpu".split()) == 0
+    assert "model.safetensors" in capsys.readouterr().out.replace("\n", "")
+    assert list(pd.read_csv(run_folder / "metrics.csv")["step"]) == [0, 1, 2]
+    assert (run_folder / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert main(f"forecast airline --horizon 5 --checkpoint {run_folder} --out {tmp_path}/f.csv".split()) == 0
+    assert len(pd.read_csv(tmp_path / "f.csv")) == 5
+
+
+@pytest.mark.parametrize(
+    "option, message",
+    [
+        ("--mixer nonsense", "expected mixers among"),
+        ('--options {"nonsense":7}', "expected options of gated_delta_product among heads"),
+        ('--options {"heads":7}', "width must be an even multiple of heads, got width 256 and heads 7"),
+        ("--prior nonsense", "expected a mixture among"),
+        ("--max_steps 0", "expected max_steps of at least 1"),
+        ("--learning_rate fast", "expected a number for learning_rate, got 'fast'"),
+        ("--patches 0", "got 32, 512 and 0"),
+        ("--batch_size 0", "must be at least 1"),
+        ("--layers -1", "expected positive width and layers"),
+        ("--accelerator abacus", "accelerator='abacus'"),
+        ("--devices 0", "devices=0"),
+        ("--max_time soon", "duration='soon'"),
+        ("--precision half", "Precision 'half' is invalid"),
+    ],
+)
+def test_wrong_calls_from_the_shell(option, message, fails):
+    fails(["pretrain", fails.out, *option.split()], message)
+
+
+def test_wrong_folders_from_the_shell(fails, tmp_path):
+    (tmp_path / "file").write_text("")
+    fails(["pretrain", tmp_path / "file"], "is a file; expected a folder")
+    fails(["pretrain", tmp_path / "no" / "such" / "run"], "does not exist")
 
 
 def test_gradient_that_is_not_finite_changes_nothing():

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import struct
+import textwrap
 from pathlib import Path
 
 import safetensors.torch
@@ -38,19 +39,23 @@ def load(name_or_path: str | Path = "base") -> Forecaster:
     try:
         model.load_state_dict({name: weight.float() for name, weight in weights.items()})
     except RuntimeError as error:
-        raise ValueError(f"the weights in {path} do not fit its configuration: {error}") from error
+        reason = textwrap.shorten(str(error), 300)
+        raise ValueError(f"the weights in {path} do not fit its configuration: {reason}") from error
     return model.eval()
 
 
 def read_config(path: Path) -> ForecasterConfig:
     """The configuration in the header of a checkpoint, without reading its weights."""
-    metadata = _header(path).get("__metadata__", {})
+    metadata = _metadata(path)
     if metadata.get("format") != FORMAT:
         raise ValueError(
             f"{path} is not a tsseq forecaster: expected format {FORMAT} in its header, "
             f"got {metadata.get('format', 'none')}"
         )
-    return ForecasterConfig.from_dict(json.loads(metadata["config"]))
+    try:
+        return ForecasterConfig.from_dict(json.loads(metadata["config"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"the header of {path} holds no configuration of a forecaster: {error}") from error
 
 
 def save(model: Forecaster, path: str | Path, dtype: torch.dtype = torch.float32) -> Path:
@@ -104,15 +109,16 @@ def _download(repository: str) -> Path:
         raise ValueError(f"{repository!r} could not be fetched from the Hugging Face hub: {reason}") from error
 
 
-def _header(path: Path) -> dict[str, dict[str, str]]:
+def _metadata(path: Path) -> dict[str, str]:
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > 100_000_000:
                 raise ValueError("its header has no credible length")
-            header: dict[str, dict[str, str]] = json.loads(file.read(length))
+            header = json.loads(file.read(length))
             if not isinstance(header, dict):
                 raise ValueError("its header is not a JSON object")
-            return header
+            metadata = header.get("__metadata__")
+            return metadata if isinstance(metadata, dict) else {}
     except (struct.error, ValueError) as error:
         raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
