@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from torch import Generator
 
@@ -23,3 +23,22 @@ class Prior(ABC):
     @abstractmethod
     def sample(self, generator: Generator, batch_size: int, length: int) -> Float[Tensor, "batch time"]:
         """Draw `batch_size` independent series of `length` points, float32 and finite."""
+
+
+class Law(NamedTuple):
+    """Series, and the normal law of their last `horizon` values given all values before and the hidden parameters.
+
+    Each step has a law of its own, the marginal one: what several steps have in common is not told.
+    """
+
+    values: Float[Tensor, "batch time"]
+    mean: Float[Tensor, "batch horizon"]
+    scale: Float[Tensor, "batch horizon"]
+
+
+class PriorWithLaw(Prior):
+    """A prior that knows what is to be expected, so that a loss may be an expectation instead of one realised path."""
+
+    @abstractmethod
+    def sample_with_law(self, generator: Generator, batch_size: int, length: int, horizon: int) -> Law:
+        """Like `sample`, of the part of the family whose law is normal and known. 0 < horizon < length."""

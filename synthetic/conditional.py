@@ -1,5 +1,7 @@
 """Laws of the future given the past, where they are known: targets for an expected loss, not one realised path."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -43,3 +45,36 @@ def ornstein_uhlenbeck(
     drive[:, :1] += decay[:, :1] * last
     variance = linear_scan(decay.square(), volatility.square() * (1 - decay.square()))
     return linear_scan(decay, drive), variance.sqrt()
+
+
+def curve_plus_noise(
+    curve: Float[Tensor, "batch horizon"],
+    scale: Float[Tensor, "batch horizon"],
+    correlation: Float[Tensor, "batch 1"],
+    last: Float[Tensor, "batch 1"],
+) -> tuple[Float[Tensor, "batch horizon"], Float[Tensor, "batch horizon"]]:
+    """Mean and standard deviation of a known future `curve` plus `scale` times a Gaussian AR(1) of unit variance.
+
+    `correlation` is that of neighbouring steps, 0 for white noise, and `last` the noise of the last known step in
+    units of the scale there.
+    """
+    ahead = torch.arange(1, curve.shape[-1] + 1, device=curve.device)
+    kept = correlation.pow(ahead)
+    return curve + scale * kept * last, scale * (1 - kept.square()).sqrt()
+
+
+def expected_quantile_loss(
+    forecast: Float[Tensor, "*shape"],
+    level: Float[Tensor, "*shape"],
+    mean: Float[Tensor, "*shape"],
+    scale: Float[Tensor, "*shape"],
+) -> Float[Tensor, "*shape"]:
+    """E max(level (y - q), (level - 1) (y - q)) for the forecast q and normal y: s (φ(z) + z (Φ(z) - level)).
+
+    z = (q - mean) / s; the gradient in q is Φ(z) - level. A scale of zero gives the loss of the mean.
+    """
+    error = forecast - mean
+    z = error / scale.clamp(min=1e-12)
+    density = torch.exp(-0.5 * z.square()) / math.sqrt(2 * math.pi)
+    loss: Tensor = scale * density + error * (torch.special.ndtr(z) - level)
+    return loss

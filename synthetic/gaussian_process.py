@@ -11,7 +11,8 @@ import torch
 from torch import Generator, Tensor
 
 from tsseq.array_typing import Float
-from tsseq.synthetic.base import Prior
+from tsseq.synthetic import conditional
+from tsseq.synthetic.base import Law, PriorWithLaw
 from tsseq.synthetic.curves import lookup, time_steps
 from tsseq.synthetic.draws import (
     chance,
@@ -56,6 +57,20 @@ def lags(length: int, device: torch.device) -> Float[Tensor, " lag"]:
     return torch.arange(fft_length(length) // 2 + 1, device=device, dtype=torch.float32)
 
 
+def _embedding(autocovariance: Float[Tensor, "batch lag"]) -> Float[Tensor, "batch circle"]:
+    """Eigenvalues of the circulant matrix, none negative, with the variance as their mean."""
+    size = 2 * (autocovariance.shape[-1] - 1)
+    spectrum: Tensor = torch.fft.hfft(autocovariance, n=size).clamp_(min=0)
+    spectrum *= (size * autocovariance[:, :1]) / spectrum.sum(-1, keepdim=True).clamp(min=1e-30)
+    return spectrum
+
+
+def embedded(autocovariance: Float[Tensor, "batch lag"]) -> Float[Tensor, "batch lag"]:
+    """The autocovariance that the draws of `stationary_pair` really have, in float64."""
+    covariance: Tensor = torch.fft.ihfft(_embedding(autocovariance).double()).real
+    return covariance
+
+
 def stationary_pair(
     generator: Generator, autocovariance: Float[Tensor, "batch lag"], length: int
 ) -> tuple[Float[Tensor, "batch time"], Float[Tensor, "batch time"]]:
@@ -64,9 +79,7 @@ def stationary_pair(
     Exact for kernels that die away within these lags. For others the embedding has negative eigenvalues; they are
     set to zero and the variance is restored, which makes the draws a little rougher.
     """
-    size = 2 * (autocovariance.shape[-1] - 1)
-    spectrum = torch.fft.hfft(autocovariance, n=size).clamp_(min=0)
-    spectrum *= (size * autocovariance[:, :1]) / spectrum.sum(-1, keepdim=True).clamp(min=1e-30)
+    spectrum = _embedding(autocovariance)
     white = torch.randn((2, *spectrum.shape), generator=generator, device=generator.device)
     draws = torch.fft.fft(torch.complex(white[0], white[1]) * spectrum.sqrt(), norm="ortho")
     return draws.real[:, :length], draws.imag[:, :length]
@@ -88,7 +101,7 @@ def periodic_path(
 
 
 @dataclass(frozen=True)
-class GaussianProcess(Prior):
+class GaussianProcess(PriorWithLaw):
     """Up to `max_kernels` kernels joined from left to right by + or ×, then a linear kernel or a changed point.
 
     All of them die away within the window, the periodic ones as locally periodic; a share `repeating` of the
@@ -119,6 +132,12 @@ class GaussianProcess(Prior):
             generator, self._period(generator, shape, length), log_uniform(generator, shape, 0.15, 1.5), length
         )
         return torch.addcmul(path, scale, cycle)
+
+    def sample_with_law(self, generator: Generator, batch_size: int, length: int, horizon: int) -> Law:
+        """The stationary series, given their kernel; cubic in the number of values before the horizon."""
+        covariance = self.autocovariance(generator, batch_size, lags(length, generator.device))
+        values, _ = stationary_pair(generator, covariance, length)
+        return Law(values, *conditional.gaussian_process(embedded(covariance), values[:, :-horizon], horizon))
 
     def autocovariance(
         self, generator: Generator, batch_size: int, lag: Float[Tensor, " lag"]

@@ -6,7 +6,7 @@ from torch import Generator, Tensor
 from tsseq.array_typing import Float
 from tsseq.synthetic.curves import smooth_path
 from tsseq.synthetic.draws import chance, log_uniform, normal, student, uniform
-from tsseq.synthetic.scan import angular_frequencies, fft_length, stationary
+from tsseq.synthetic.scan import angular_frequencies, backshift, fft_length, stationary
 
 
 def innovations(generator: Generator, batch: int, length: int, heavy: float = 0.25) -> Float[Tensor, "batch time"]:
@@ -21,7 +21,7 @@ def arma_response(
     first: Float[Tensor, "batch 1"], second: Float[Tensor, "batch 1"], average: Float[Tensor, "batch 1"], length: int
 ) -> Tensor:
     """Frequency response of x_t = first x_{t-1} + second x_{t-2} + e_t + average e_{t-1}."""
-    back = torch.polar(torch.ones((), device=first.device), -angular_frequencies(length, first.device))
+    back = backshift(length, first.device)
     return (1 + average * back) / (1 - first * back - second * back.square())
 
 
@@ -61,7 +61,7 @@ def modulated(generator: Generator, batch: int, length: int) -> Float[Tensor, "b
 def autoregressive(generator: Generator, memory: Float[Tensor, "batch 1"], length: int) -> Float[Tensor, "batch time"]:
     """Gaussian AR(1) of unit variance and a relaxation time of `memory` steps."""
     root = torch.exp(-1 / memory)
-    response = arma_response(root, torch.zeros_like(root), torch.zeros_like(root), length)
+    response = 1 / (1 - root * backshift(length, root.device))
     size = fft_length(length)
     # On a circle of `size` steps the variance is coth(size / (2 memory)) times that on the line.
     scale = ((1 - root.square()) * torch.tanh(size / (2 * memory))).sqrt()

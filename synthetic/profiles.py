@@ -16,9 +16,8 @@ SLOTS = 288
 def harmonics(generator: Generator, batch: int, phase: Tensor, count: int = 10) -> Tensor:
     """Smooth: random Fourier series, amplitudes falling as a random power of the harmonic."""
     order = torch.arange(1, count + 1, device=phase.device)
-    basis = torch.cat(
-        [torch.cos(2 * math.pi * order[:, None] * phase), torch.sin(2 * math.pi * order[:, None] * phase)]
-    )
+    angle = 2 * math.pi * order[:, None] * phase
+    basis = torch.cat([angle.cos(), angle.sin()])
     fall = order.pow(-uniform(generator, (batch, 1), 0.3, 2.5)) * (
         order <= integers(generator, (batch, 1), 1, count + 1)
     )

@@ -1,6 +1,7 @@
 """Linear recursions over time without a loop over time."""
 
 import math
+from functools import lru_cache
 from importlib.util import find_spec
 
 import torch
@@ -68,9 +69,17 @@ def fft_length(length: int) -> int:
     return min(m << max(math.ceil(math.log2(2 * length / m)), 1) for m in (1, 3, 5, 9, 15))
 
 
+@lru_cache(maxsize=8)
 def angular_frequencies(length: int, device: torch.device) -> Tensor:
-    """Radians per step from 0 to pi, the grid on which `stationary` takes responses."""
+    """Radians per step from 0 to pi, the grid on which `stationary` takes responses; shared, not to be changed."""
     return torch.linspace(0, torch.pi, fft_length(length) // 2 + 1, device=device)
+
+
+@lru_cache(maxsize=8)
+def backshift(length: int, device: torch.device) -> Tensor:
+    """e^(-i omega), the response of a delay of one step, on the same grid; shared, not to be changed."""
+    omega = angular_frequencies(length, device)
+    return torch.polar(torch.ones_like(omega), -omega)
 
 
 def stationary(

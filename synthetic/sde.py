@@ -6,7 +6,8 @@ import torch
 from torch import Generator, Tensor
 
 from tsseq.array_typing import Float
-from tsseq.synthetic.base import Prior
+from tsseq.synthetic import conditional
+from tsseq.synthetic.base import Law, PriorWithLaw
 from tsseq.synthetic.curves import lookup, segments, smooth_path, time_steps
 from tsseq.synthetic.draws import chance, log_uniform, normal, pick, uniform
 from tsseq.synthetic.gaussian_process import PERIODS
@@ -29,7 +30,7 @@ def ornstein_uhlenbeck(
 
 
 @dataclass(frozen=True)
-class SDE(Prior):
+class SDE(PriorWithLaw):
     """Regimes of exponential duration alternate between two parameter sets; for a third of the series each is new.
 
     Mean and volatility may also follow smooth trends; a season either pulls the mean, which a slow process hardly
@@ -42,6 +43,24 @@ class SDE(Prior):
     seasonal: float = 0.5
 
     def sample(self, generator: Generator, batch_size: int, length: int) -> Float[Tensor, "batch time"]:
+        relaxation, mean, volatility, added = self._coefficients(generator, batch_size, length)
+        shocks = self._shocks(generator, batch_size, length)
+        return ornstein_uhlenbeck(relaxation, mean, volatility, shocks) + added
+
+    def sample_with_law(self, generator: Generator, batch_size: int, length: int, horizon: int) -> Law:
+        """Given the regimes, trends and seasons to come; with normal shocks."""
+        *coefficients, added = self._coefficients(generator, batch_size, length)
+        relaxation, mean, volatility = coefficients
+        path = ornstein_uhlenbeck(relaxation, mean, volatility, normal(generator, (batch_size, length)))
+        relaxation, mean, volatility = (x[:, -horizon:] for x in coefficients)
+        last = path[:, length - horizon - 1 : length - horizon]
+        centre, scale = conditional.ornstein_uhlenbeck(relaxation, mean, volatility, last)
+        return Law(path + added, centre + added[:, -horizon:], scale)
+
+    def _coefficients(
+        self, generator: Generator, batch_size: int, length: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Relaxation time, mean and volatility at every step, and what is added to the process."""
         shape = (batch_size, 1)
         regime = self._regimes(generator, batch_size, length)
         table = (batch_size, self.max_segments)
@@ -54,8 +73,7 @@ class SDE(Prior):
         varied = chance(generator, shape, 0.4) * uniform(generator, shape, 0.2, 1.0)
         spacing = log_uniform(generator, shape, 16.0, 2000.0)
         volatility = volatility * torch.exp(varied * smooth_path(generator, spacing, length))
-        shocks = self._shocks(generator, batch_size, length)
-        return ornstein_uhlenbeck(relaxation, mean, volatility, shocks) + season * ~pulled
+        return relaxation, mean, volatility, season * ~pulled
 
     def _regimes(self, generator: Generator, batch_size: int, length: int) -> Tensor:
         """Index of the parameter set in force at each step."""

@@ -6,7 +6,8 @@ import torch
 from torch import Generator, Tensor
 
 from tsseq.array_typing import Float
-from tsseq.synthetic.base import Prior
+from tsseq.synthetic import conditional
+from tsseq.synthetic.base import Law, PriorWithLaw
 from tsseq.synthetic.curves import smooth_path, time_steps
 from tsseq.synthetic.draws import chance, choice, log_uniform, normal, pick, uniform
 from tsseq.synthetic.gaussian_process import PERIODS
@@ -31,7 +32,7 @@ def wave(
 
 
 @dataclass(frozen=True)
-class Waveforms(Prior):
+class Waveforms(PriorWithLaw):
     """The sum of one to `components` waves; amplitude and frequency of a share `modulated` wander slowly.
 
     Attributes:
@@ -49,6 +50,19 @@ class Waveforms(Prior):
     noisy: float = 0.5
 
     def sample(self, generator: Generator, batch_size: int, length: int) -> Float[Tensor, "batch time"]:
+        curve, noise = self._curve_and_noise(generator, batch_size, length)
+        return torch.addcmul(curve, noise, normal(generator, (batch_size, length)))
+
+    def sample_with_law(self, generator: Generator, batch_size: int, length: int, horizon: int) -> Law:
+        """Given the waves, only the white noise is unknown; series without noise have a scale of zero."""
+        curve, noise = self._curve_and_noise(generator, batch_size, length)
+        white = normal(generator, (batch_size, length))
+        none = torch.zeros_like(noise)
+        ahead = curve[:, -horizon:]
+        mean, scale = conditional.curve_plus_noise(ahead, noise.expand_as(ahead), none, none)
+        return Law(torch.addcmul(curve, noise, white), mean, scale)
+
+    def _curve_and_noise(self, generator: Generator, batch_size: int, length: int) -> tuple[Tensor, Tensor]:
         shape = (batch_size, 1)
         amplitude = log_uniform(generator, (self.components, *shape), 0.2, 3.0)
         amplitude[1:] *= chance(generator, (self.components - 1, *shape), 0.45)
@@ -57,7 +71,7 @@ class Waveforms(Prior):
         time = time_steps(generator, length) / length
         slope = normal(generator, shape) * chance(generator, shape, 0.3) * scale
         noise = log_uniform(generator, shape, 3e-3, 0.3) * chance(generator, shape, self.noisy) * scale
-        return torch.addcmul(total + slope * time, noise, normal(generator, (batch_size, length)))
+        return total + slope * time, noise
 
     def _waves(self, generator: Generator, batch: int, length: int) -> Tensor:
         shape = (batch, 1)

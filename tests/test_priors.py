@@ -2,17 +2,13 @@
 
 import datetime
 import math
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
-from scipy import integrate, signal, special, stats
+from scipy import signal, stats
 
-from tsseq.synthetic import PRIORS, conditional, dynamics, ets, noise, scan
-from tsseq.synthetic import gaussian_process as gp
+from tsseq.synthetic import PRIORS, ets, noise, scan
 from tsseq.synthetic.arma import garch
 from tsseq.synthetic.calendar import civil_from_days, weekday
 from tsseq.synthetic.curves import impulses, lookup, renewals, smooth_path
@@ -36,106 +32,6 @@ def covariance(series: torch.Tensor, lags: list[int]) -> torch.Tensor:
     return torch.stack([(series[:, : length - k] * series[:, k:]).mean() for k in lags])
 
 
-# Gaussian processes
-
-KERNELS = {
-    "squared exponential": lambda t: gp.squared_exponential(t, 12.0),
-    "matern 1/2": lambda t: gp.matern(t, 20.0, 0),
-    "matern 3/2": lambda t: gp.matern(t, 15.0, 1),
-    "matern 5/2": lambda t: gp.matern(t, 10.0, 2),
-    "rational quadratic": lambda t: gp.rational_quadratic(t, 8.0, 2.0),
-    "locally periodic": lambda t: gp.periodic(t, 24.0, 0.8) * gp.squared_exponential(t, 50.0),
-    "sum": lambda t: gp.matern(t, 5.0, 0) + 0.5 * gp.squared_exponential(t, 30.0),
-    "periodic": lambda t: gp.periodic(t, 16.0, 1.0),  # divides the embedding
-}
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("name", KERNELS)
-def test_gaussian_process_has_its_autocovariance(name, seed):
-    """Both draws of a pair; 3000 series leave a standard error below 0.03 at every lag, and below 0.02 across."""
-    length, lags = 128, [0, 1, 2, 5, 10, 16, 30, 60]
-    kernel = KERNELS[name](gp.lags(length, torch.device("cpu")))
-    first, second = gp.stationary_pair(seeded(seed), kernel.expand(3000, -1), length)
-    for series in (first, second):
-        assert (covariance(series, lags) - kernel[lags]).abs().max() < 0.1
-    assert (first * second).mean().abs() < 0.06
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_exactly_periodic_paths(seed):
-    """Any period, also one that is no whole number of steps: equal a cycle later, with the kernel's covariance."""
-    period = torch.full((3000, 1), 12.25)
-    path = gp.periodic_path(seeded(seed), period, torch.full((3000, 1), 0.7), 128)
-    assert (path[:, 49:] - path[:, :-49]).abs().max() < 1e-3
-    kernel = gp.periodic(torch.arange(64.0), 12.25, 0.7)
-    lags = [0, 1, 3, 6, 12, 30]
-    assert (covariance(path, lags) - kernel[lags]).abs().max() < 0.06
-
-
-def test_random_kernels_keep_their_variance_through_the_embedding():
-    """What clipping takes away is below 2% of the power for nearly all compositions, and small on average."""
-    lag = gp.lags(1024, torch.device("cpu"))
-    kernels = gp.GaussianProcess().autocovariance(seeded(0), 500, lag).double()
-    eigenvalues = torch.fft.hfft(kernels, n=2 * (len(lag) - 1))
-    clipped = -eigenvalues.clamp(max=0).sum(-1) / eigenvalues.clamp(min=0).sum(-1)
-    assert (clipped > 0.02).double().mean() < 0.02 and clipped.mean() < 0.003
-
-
-@pytest.mark.parametrize("order", (0, 1, 2))
-def test_matern_is_the_bessel_form(order):
-    lag, nu = np.linspace(0.1, 60, 50), order + 0.5
-    r = math.sqrt(2 * nu) * lag / 7.0
-    exact = 2 ** (1 - nu) / special.gamma(nu) * r**nu * special.kv(nu, r)
-    found = gp.matern(torch.tensor(lag, dtype=torch.float32), 7.0, order)
-    assert np.abs(found.numpy() - exact).max() < 1e-5
-
-
-def test_random_kernels_are_valid_covariances():
-    """Every composition is positive definite up to what the embedding clips, and nothing correlates beyond one."""
-    lag = gp.lags(256, torch.device("cpu"))
-    kernels = gp.GaussianProcess().autocovariance(seeded(0), 200, lag)
-    assert (kernels.abs().amax(-1) <= kernels[:, 0] * (1 + 1e-5)).all()
-    dense = kernels[:, torch.arange(96)[:, None].sub(torch.arange(96)).abs()].double()
-    assert (torch.linalg.eigvalsh(dense)[:, 0] > -1e-4 * kernels[:, 0]).all()
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_conditional_law_of_a_gaussian_process_is_calibrated(seed):
-    """Standardised futures are standard normal; the kernel dies away inside the embedding, so nothing is clipped."""
-    lag = gp.lags(96, torch.device("cpu"))
-    kernel = gp.periodic(lag, 12.0, 1.0) * gp.squared_exponential(lag, 20.0) + 0.05 * (lag == 0)
-    series, _ = gp.stationary_pair(seeded(seed), kernel.expand(2000, -1), 96)
-    mean, scale = conditional.gaussian_process(kernel.expand(2000, -1), series[:, :72], 24)
-    z = (series[:, 72:] - mean) / scale
-    assert z.mean(0).abs().max() < 0.1 and (z.square().mean(0) - 1).abs().max() < 0.15
-    assert scale[0, 0] < 0.6 * kernel[0].sqrt() < scale[0, -1]
-    with pytest.raises(ValueError, match="97 lags"):
-        conditional.gaussian_process(kernel[None, :50], series[:1, :72], 25)
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_conditional_law_of_ornstein_uhlenbeck_is_calibrated(seed):
-    shape, known = (4000, 60), 40
-    relaxation = torch.where(torch.arange(60) < 50, 30.0, 4.0).expand(shape)
-    mean, volatility = torch.linspace(0, 3, 60).expand(shape), torch.linspace(1, 2, 60).expand(shape)
-    series = ornstein_uhlenbeck(relaxation, mean, volatility, torch.randn(shape, generator=seeded(seed)))
-    future = [x[:, known:] for x in (relaxation, mean, volatility)]
-    centre, scale = conditional.ornstein_uhlenbeck(*future, series[:, known - 1 : known])
-    z = (series[:, known:] - centre) / scale
-    assert z.mean(0).abs().max() < 0.08 and (z.square().mean(0) - 1).abs().max() < 0.12
-
-
-@pytest.mark.parametrize("name", ("cauker", "common_factors"))
-def test_channels_of_a_group_depend_on_each_other(name):
-    prior = PRIORS[name]()
-    channels = prior.sample_channels(seeded(0), 40, 300)
-    assert channels.shape[0] == 40 and channels.shape[2] == 300 and channels.isfinite().all()
-    inside = torch.stack([torch.corrcoef(group).abs().triu(1).max() for group in channels])
-    assert inside.median() > 0.6
-    assert torch.equal(prior.sample(seeded(0), 40 * channels.shape[1], 300), channels.flatten(0, 1))
-
-
 # Scans and filters
 
 
@@ -154,43 +50,6 @@ def test_scans_equal_their_loops(length):
             cumulated[row, t] = drive[row, t] + (cumulated[row, t - m] if t >= m else 0.0)
     assert torch.allclose(scan.linear_scan(decay, drive), torch.stack(states, -1), atol=1e-5)
     assert torch.allclose(scan.seasonal_cumsum(drive, period), cumulated, atol=1e-5)
-
-
-def test_gpu_loops_equal_the_torch_forms():
-    """Triton's interpreter runs the kernels on the CPU; it must be chosen before Triton is imported."""
-    pytest.importorskip("triton")
-    code = """
-import torch
-from tsseq.synthetic import curves, dynamics, maps, scan, threshold, triton_loops
-g = torch.Generator().manual_seed(0)
-for length in (1, 65, 1025):
-    a, b = torch.rand((2, 1), generator=g).expand(2, length), torch.randn((length, 2), generator=g).t()
-    assert torch.allclose(triton_loops.linear_scan(a, b), scan.odd_even_scan(a, b), atol=1e-5), length
-    table = torch.randn((2, 3, 9), generator=g)[:, 1]
-    for x in (5 * b, 5 * b[:1].expand(2, length)):
-        assert torch.allclose(triton_loops.lookup(table, x, linear=True), curves.lookup(table, x), atol=1e-5), length
-        assert torch.equal(triton_loops.lookup(table, x, linear=False), curves.held(table, x)), length
-        x = x.abs().clamp(max=5.9)
-        assert torch.allclose(triton_loops.spline(table, x), curves.spline(table, x), atol=1e-5), length
-batch = 35
-fields = [system(g, (batch,))[0] for system in dynamics.SYSTEMS.values()]
-tables = torch.stack([dynamics.coefficient_table(field, batch, g.device) for field in fields])
-table = tables[torch.arange(batch) % len(tables), torch.arange(batch)]
-start, weights = torch.rand((batch, 4), generator=g), torch.rand((batch, 4), generator=g)
-step = torch.full((batch, 1), 0.05)
-found = triton_loops.trajectories(table, start, step / 2, weights, 3, dynamics.BOUND, 2, False)
-exact = dynamics.trajectories(table, start, step, weights, 3, substeps=2)
-assert torch.allclose(found, exact, atol=1e-5), (found - exact).abs().max()
-table = torch.cat([dynamics.coefficient_table(m(g, (7,))[0], 7, g.device) for m in maps.MAPS.values()])
-found = triton_loops.trajectories(table, start, step, weights, 3, dynamics.BOUND, 1, True)
-exact = dynamics.trajectories(table, start, step, weights, 3, iterate=True)
-assert torch.allclose(found, exact, atol=1e-4), (found - exact).abs().max()
-shocks, above, below = (torch.randn((batch, n), generator=g) / 2 for n in (9, 4, 4))
-exact = threshold.threshold_autoregression(shocks, above, below, start[:, :1])
-found = triton_loops.threshold_autoregression(shocks, above, below, start[:, :1], threshold.BOUND)
-assert torch.allclose(found, exact, atol=1e-4), (found - exact).abs().max()
-"""
-    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "TRITON_INTERPRET": "1"})
 
 
 @pytest.mark.parametrize("length", (50, 333))
@@ -402,54 +261,3 @@ def test_smooth_paths_are_smooth_and_of_unit_scale():
     path = smooth_path(seeded(0), torch.full((800, 1), 64.0), 1024)
     assert abs(path.square().mean() - 1) < 0.08
     assert path.diff(dim=-1).square().mean().sqrt() < 2.5 / 64
-
-
-# Differential equations
-
-
-def textbook(name, c, state):
-    """Right-hand sides as they stand in the books; `c` maps (variable, monomial) to the drawn coefficient."""
-    x, y, z, w = state
-    if name == "lorenz":
-        return [10 * (y - x), x * (c["y", "x"] - z) - y, x * y - 8 / 3 * z, 0 * w]
-    if name == "rossler":
-        return [-y - z, x + 0.2 * y, 0.2 + z * (x + c["z", "z"]), 0 * w]
-    if name == "duffing":
-        omega = c["w", "z"]
-        return [y, x - x**3 + c["y", "y"] * y + c["y", "z"] * z, -omega * w, omega * z]
-    if name == "van_der_pol":
-        mu = c["x", "x"]
-        return [mu * (x - x**3 / 3 + y), -x / mu, 0 * z, 0 * w]
-    if name == "fitzhugh_nagumo":
-        slow = c["w", "z"]
-        current = c["x", "1"] + c["x", "z"] * z
-        return [x - x**3 / 3 - y + current, 0.08 * (x + 0.7 - 0.8 * y), -slow * w, slow * z]
-    if name == "lotka_volterra":
-        return [x * (c["x", "x"] - y), y * (x + c["y", "y"]), 0 * z, 0 * w]
-    if name == "pendulum":
-        return [y * z, -x * z, c["z", "x"] * x + c["z", "z"] * z, 0 * w]
-    beta, waning, recovery = c["y", "xy"], c["x", "1"], -c["y", "y"]
-    return [waning * (1 - x - y) - beta * x * y, beta * x * y - recovery * y, 0 * z, 0 * w]
-
-
-@pytest.mark.parametrize("name", dynamics.SYSTEMS)
-def test_dynamics_equal_scipys_integrator(name):
-    """The field is the book's, and forty steps agree with an adaptive integrator to 1e-3 of the largest value."""
-    batch, length = 4, 40
-    field, start, step = dynamics.SYSTEMS[name](seeded(1), (batch,))
-    table = dynamics.coefficient_table(field, batch, torch.device("cpu"))
-    states = torch.tensor([start]).expand(batch, 4) * torch.linspace(0.8, 1.2, batch)[:, None]
-    output = torch.tensor([[1.0, 0.5, 0.25, 0.0]]).expand(batch, 4)
-    found = dynamics.trajectories(table, states, torch.full((batch, 1), step), output, length, substeps=2)
-    for row in range(batch):
-        c = {key: float(value[row]) if torch.is_tensor(value) else value for key, value in field.items()}
-        exact = integrate.solve_ivp(
-            lambda _, s, c=c: textbook(name, c, s),
-            (0, step * length),
-            states[row].double().numpy(),
-            t_eval=step * np.arange(length),
-            rtol=1e-9,
-            atol=1e-10,
-        ).y
-        expected = output[row].double().numpy() @ exact
-        assert np.abs(found[row].numpy() - expected).max() < 1e-3 * np.abs(expected).max()
