@@ -101,7 +101,7 @@ CONFIGURATIONS: dict[str, Configuration] = {
     for freq, terms in terms_of.items()
     for term in terms
 }
-FAST = (
+QUICK = (
     "us_births/D/short",
     "hospital/M/short",
     "ett2/H/short",

@@ -187,7 +187,7 @@ def test_configurations():
     assert (len(terms), terms.count("short"), terms.count("medium"), terms.count("long")) == (97, 55, 21, 21)
     domains = pd.Series([c.domain for c in gift_eval.CONFIGURATIONS.values()]).value_counts()
     assert set(domains.index) == {"Energy", "Transport", "Web/CloudOps", "Sales", "Nature", "Econ/Fin", "Healthcare"}
-    assert set(gift_eval.FAST) <= set(gift_eval.CONFIGURATIONS)
+    assert set(gift_eval.QUICK) <= set(gift_eval.CONFIGURATIONS)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,117 @@
+"""What wraps a forecaster: mirrored, coarser and clamped readings of the same history."""
+
+import pytest
+import torch
+
+from tsseq.backbone import BackboneConfig
+from tsseq.forecaster import DECILES, Forecast, Forecaster, ForecasterConfig
+from tsseq.inference import FAST, InferenceConfig, Predictor
+from tsseq.resampling import blocks_ahead, coarsen, pinball, refine
+
+PLAIN = InferenceConfig(coarser=())
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    backbone = BackboneConfig(width=32, layers=2, mlp_width=32, options={"gated_delta_product": {"heads": 2}})
+    return Forecaster(ForecasterConfig(patch_length=8, hidden_width=32, backbone=backbone)).eval()
+
+
+class Drifting:
+    """Stands in for a network: repeats the mean of the last `window` values as every quantile."""
+
+    config = ForecasterConfig()
+
+    def __init__(self, window):
+        self.window = window
+
+    def forecast(self, context, horizon, quantile_levels=None):
+        levels = torch.stack([values[-self.window :].mean() for values in context])
+        quantiles = levels[:, None, None].expand(-1, horizon, len(DECILES)).clone()
+        return Forecast(quantiles, quantiles[..., 0], DECILES)
+
+
+def test_coarse_blocks_end_with_the_history_and_skip_what_is_missing():
+    values = torch.tensor([9.0, 1.0, 3.0, torch.nan, 5.0, torch.nan, torch.nan])
+    torch.testing.assert_close(coarsen(values, 2), torch.tensor([2.0, 5.0, torch.nan]), equal_nan=True)
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4, 6])
+@pytest.mark.parametrize("horizon", [1, 5, 24, 25])
+def test_a_straight_line_survives_a_coarse_reading(factor, horizon):
+    line = torch.arange(240.0 + 2 * horizon + 4 * factor)
+    past = coarsen(line[:240], factor)
+    ahead = coarsen(line[240 : 240 + factor * blocks_ahead(horizon, factor)], factor)
+    refined = refine(ahead[None, :, None].expand(1, -1, 3), past[-1:], factor, horizon)
+    torch.testing.assert_close(refined[0, :, 1], line[240 : 240 + horizon])
+
+
+def test_refined_quantiles_stay_in_order(generator):
+    quantiles = torch.randn(4, 9, 5, generator=generator).sort(-1).values
+    assert (refine(quantiles, torch.zeros(4), 3, 24).diff(dim=-1) >= 0).all()
+
+
+def test_pinball_is_half_the_absolute_error_at_the_median(generator):
+    truth, median = torch.randn(2, 3, 10, generator=generator)
+    truth[0, 4] = torch.nan
+    torch.testing.assert_close(pinball(median[..., None], truth, [0.5]), (truth - median).abs().nanmean(-1) / 2)
+
+
+def test_a_coarser_reading_counts_only_where_it_forecast_the_past_better(generator):
+    noisy = torch.randn(2000, generator=generator)
+    stepped = torch.where(torch.arange(2000) % 400 < 200, 0.0, 1.0) + 0.0
+    for series, wins in ((noisy, True), (stepped, False)):
+        model = Drifting(window=2)
+        plain = Predictor(model, PLAIN).forecast([series], 40).quantiles
+        mixed = Predictor(model, InferenceConfig()).forecast([series], 40).quantiles
+        assert torch.equal(plain, mixed) != wins
+
+
+def test_short_histories_are_read_once(network, generator):
+    series = [torch.randn(n, generator=generator) for n in (5, 40, 100)]
+    torch.testing.assert_close(
+        Predictor(network).forecast(series, 24).quantiles,
+        Predictor(network, PLAIN).forecast(series, 24).quantiles,
+        rtol=0,
+        atol=0,
+    )
+
+
+def test_the_same_alone_and_in_a_batch(network, generator):
+    series = [torch.randn(n, generator=generator).cumsum(0) for n in (30, 500, 700, 2000, 1999)]
+    together = Predictor(network).forecast(series, 32).quantiles
+    for row, values in enumerate(series):
+        alone = Predictor(network).forecast([values], 32).quantiles[0]
+        torch.testing.assert_close(together[row], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_scale_and_shift_pass_through(network, generator):
+    series = torch.randn(3, 900, generator=generator, dtype=torch.float64).cumsum(1)
+    predictor = Predictor(network, InferenceConfig(nonnegative=False))
+    moved = predictor.forecast(250.0 * series - 3e4, 24).quantiles
+    torch.testing.assert_close(moved, 250.0 * predictor.forecast(series, 24).quantiles - 3e4, rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize("config", [InferenceConfig(), FAST], ids=["default", "fast"])
+def test_hard_histories_give_finite_rising_quantiles(network, config, generator):
+    long = torch.randn(9000, generator=generator).cumsum(0)
+    holes = torch.where(torch.rand(9000, generator=generator) < 0.9, torch.nan, long)
+    ends = long.clone()
+    ends[-800:] = torch.nan
+    series = [long, holes, ends, torch.full((3000,), 7.0), 1e9 + long, 1e-9 * long, torch.zeros(2500), torch.ones(1)]
+    for horizon in (1, 40, 700):
+        quantiles = Predictor(network, config).forecast(series, horizon).quantiles
+        assert quantiles.isfinite().all() and (quantiles.diff(dim=-1) >= 0).all()
+        torch.testing.assert_close(quantiles[3], torch.full_like(quantiles[3], 7.0))
+
+
+def test_nothing_observed_is_forecast_as_missing(network):
+    series = [torch.full((2000,), torch.nan), torch.randn(2000, generator=torch.Generator().manual_seed(0))]
+    quantiles = Predictor(network).forecast(series, 24).quantiles
+    assert quantiles[0].isnan().all() and quantiles[1].isfinite().all()
+
+
+def test_a_factor_below_two_is_refused():
+    with pytest.raises(ValueError, match="at least 2"):
+        InferenceConfig(coarser=(1, 2))
