@@ -98,7 +98,7 @@ def _forward(
         u, states, time, Q_STRIDE=q.stride(1), K_STRIDE=k.stride(1), V_STRIDE=v.stride(1),
         G_STRIDE=_stride(log_decay), **shape, **flags, HAS_INITIAL=initial is not None, SAVE=save,
         SPLIT=SPLIT, STAGES=launch.forward_stages, num_warps=launch.forward_warps,
-        maxnreg=_registers(q, launch.forward_registers),
+        maxnreg=_registers(q, launch.forward_registers, batch * head * slices),
     )  # fmt: skip
     return output, final, w, u, states
 
@@ -129,25 +129,29 @@ def _backward(
     gradients = _allocate_gradients(q, k, beta, log_decay, u, has_initial)
     dq, dk, dv, dbeta, dlog_decay, dinitial = gradients
     grad_states = torch.empty_like(states)
+    # Nearly equal keys make the decay's gradient a small difference of large sums over dV.
+    has_rest = SPLIT and log_decay is not None and q.dtype == torch.bfloat16
+    rest = torch.empty_like(u) if has_rest else dv
     shape = _shape(q, k, u)
     launch = LAUNCH[max(shape["BK"], shape["BV"])]
     batch, time, head, _ = q.shape
     strides = {"Q_STRIDE": q.stride(1), "K_STRIDE": k.stride(1), "G_STRIDE": _stride(log_decay)}
     flags: dict[str, Any] = {
         "O_STRIDE": grad_output.stride(1), "HAS_DECAY": log_decay is not None, "HAS_INITIAL": has_initial,
-        "SPLIT": SPLIT, "PRECISION": _precision(q), **strides,
+        "REST": has_rest, "SPLIT": SPLIT, "PRECISION": _precision(q), **strides,
     }  # fmt: skip
     decay = q if log_decay is None else log_decay
     values = min(shape["BV"], launch.adjoint_values)
-    adjoint_kernel[(batch * head * -(-u.shape[-1] // values),)](
-        q, k, decay, w, grad_output, q if grad_final is None else grad_final, dv, grad_states, dinitial, time,
+    programs = batch * head * -(-u.shape[-1] // values)
+    adjoint_kernel[(programs,)](
+        q, k, decay, w, grad_output, q if grad_final is None else grad_final, dv, rest, grad_states, dinitial, time,
         HAS_GRAD_FINAL=grad_final is not None, STAGES=launch.adjoint_stages, num_warps=launch.adjoint_warps,
-        maxnreg=_registers(q, launch.adjoint_registers), **flags, **(shape | {"BV": values}),
+        maxnreg=_registers(q, launch.adjoint_registers, programs), **flags, **(shape | {"BV": values}),
     )  # fmt: skip
     gradient_kernel[(batch * head * w.shape[2],)](
-        q, k, beta, decay, u, states, grad_output, dv, grad_states, dq, dk, dbeta, dlog_decay, time,
+        q, k, beta, decay, u, states, grad_output, dv, rest, grad_states, dq, dk, dbeta, dlog_decay, time,
         B_STRIDE=beta.stride(1), SMALLEST=_smallest_beta(q), num_warps=launch.gradient_warps,
-        maxnreg=_registers(q, launch.gradient_registers), **flags, **shape,
+        maxnreg=_registers(q, launch.gradient_registers, batch * head * w.shape[2]), **flags, **shape,
     )  # fmt: skip
     return gradients
 
@@ -263,9 +267,12 @@ def _stride(log_decay: Tensor | None) -> int:
     return 0 if log_decay is None else log_decay.stride(1)
 
 
-def _registers(q: Tensor, most: int | None) -> int | None:
-    """Tiles of float32 values are twice as large and would spill."""
-    return None if q.dtype == torch.float32 else most
+def _registers(q: Tensor, most: int | None, programs: int) -> int | None:
+    """No limit for float32, whose tiles would spill, or where there are too few programs to share a processor."""
+    if q.dtype == torch.float32:
+        return None
+    processors = torch.cuda.get_device_properties(q.device).multi_processor_count if q.is_cuda else 0
+    return most if programs > 2 * processors else None
 
 
 def _precision(q: Tensor) -> str:

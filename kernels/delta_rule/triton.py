@@ -47,6 +47,15 @@ def product_with_solve(a, w, PRECISION: tl.constexpr):
 
 
 @triton.jit
+def float_product_with_solve(a, w, dtype: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr):
+    """float32 `a` times the stored W; for nearly equal keys W magnifies what rounding `a` to bfloat16 leaves out."""
+    result = product_with_solve(a.to(dtype), w, PRECISION)
+    if SPLIT and dtype == tl.bfloat16:
+        result += product((a - a.to(dtype).to(tl.float32)).to(dtype), w.to(dtype), PRECISION)
+    return result
+
+
+@triton.jit
 def float_left_product(a, b, SPLIT: tl.constexpr, PRECISION: tl.constexpr):
     """float32 `a` times `b`; for bfloat16 `b` the left matrix is the sum of two bfloat16 ones."""
     high = a.to(b.dtype)
@@ -258,13 +267,13 @@ def forward_kernel(
 
 @triton.jit(do_not_specialize=["T"])
 def adjoint_kernel(
-    q, k, log_decay, w, grad_output, grad_final, grad_v, grad_states, grad_initial, T, Q_STRIDE: tl.constexpr,
-    K_STRIDE: tl.constexpr, G_STRIDE: tl.constexpr, O_STRIDE: tl.constexpr, H: tl.constexpr, N: tl.constexpr,
-    K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, TOKENS: tl.constexpr,
+    q, k, log_decay, w, grad_output, grad_final, grad_v, rest, grad_states, grad_initial, T,
+    Q_STRIDE: tl.constexpr, K_STRIDE: tl.constexpr, G_STRIDE: tl.constexpr, O_STRIDE: tl.constexpr, H: tl.constexpr,
+    N: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, TOKENS: tl.constexpr,
     STEPS_PADDED: tl.constexpr, HAS_DECAY: tl.constexpr, HAS_INITIAL: tl.constexpr, HAS_GRAD_FINAL: tl.constexpr,
-    SPLIT: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
+    REST: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """dV and the gradients of the states the chunks end in (transposed), of one head and slice of value columns."""
+    """dV, what rounding it leaves out, and the gradients of the states that chunks end in, of some value columns."""
     R: tl.constexpr = TOKENS * STEPS_PADDED
     Q: tl.constexpr = TOKENS if TOKENS > 16 else 16
     slices: tl.constexpr = (V + BV - 1) // BV
@@ -324,9 +333,11 @@ def adjoint_kernel(
             du *= tl.exp2(g_end - g)[None, :]
         du += float_right_product(tl.trans(do), p, SPLIT, PRECISION)
         w_c = tl.load(w + (head * chunks + c) * (R * R) + ((r + zero)[:, None] * R + r[None, :]))
-        y = product_with_solve(du.to(dtype), w_c, PRECISION)
-        at_v = grad_v + (first * N * H + h) * V + (row[None, :] * (H * V) + vv[:, None])
-        tl.store(at_v, y.to(dtype), live[None, :] & (vv < V)[:, None])
+        y = float_product_with_solve(du, w_c, dtype, SPLIT, PRECISION)
+        at_v = (first * N * H + h) * V + (row[None, :] * (H * V) + vv[:, None])
+        tl.store(grad_v + at_v, y.to(dtype), live[None, :] & (vv < V)[:, None])
+        if REST:
+            tl.store(rest + at_v, (y - y.to(dtype).to(tl.float32)).to(dtype), live[None, :] & (vv < V)[:, None])
 
         do_t = tl.trans(do)
         y = -y
@@ -342,11 +353,12 @@ def adjoint_kernel(
 
 @triton.jit(do_not_specialize=["T"])
 def gradient_kernel(
-    q, k, beta, log_decay, u, states, grad_output, grad_v, grad_states, grad_q, grad_k, grad_beta, grad_log_decay, T,
-    Q_STRIDE: tl.constexpr, K_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr, G_STRIDE: tl.constexpr,
-    O_STRIDE: tl.constexpr, H: tl.constexpr, N: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr,
-    BV: tl.constexpr, TOKENS: tl.constexpr, STEPS_PADDED: tl.constexpr, HAS_DECAY: tl.constexpr,
-    HAS_INITIAL: tl.constexpr, SMALLEST: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
+    q, k, beta, log_decay, u, states, grad_output, grad_v, rest, grad_states, grad_q, grad_k, grad_beta,
+    grad_log_decay, T, Q_STRIDE: tl.constexpr, K_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr,
+    G_STRIDE: tl.constexpr, O_STRIDE: tl.constexpr, H: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
+    V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, TOKENS: tl.constexpr, STEPS_PADDED: tl.constexpr,
+    HAS_DECAY: tl.constexpr, HAS_INITIAL: tl.constexpr, REST: tl.constexpr, SMALLEST: tl.constexpr,
+    SPLIT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """All gradients but dV of one chunk and head."""
     R: tl.constexpr = TOKENS * STEPS_PADDED
@@ -390,7 +402,8 @@ def gradient_kernel(
     at_o = grad_output + (first * O_STRIDE + h * V) + (cq[:, None] * O_STRIDE + vv[None, :])
     do = tl.load(at_o, live_q[:, None] & (vv < V)[None, :], 0.0)
     u_c = tl.load(u + first_v + (row[:, None] * (H * V) + vv[None, :]), rows_v, 0.0)
-    y = tl.load(grad_v + first_v + (row[:, None] * (H * V) + vv[None, :]), rows_v, 0.0)
+    at_v = first_v + (row[:, None] * (H * V) + vv[None, :])
+    y = tl.load(grad_v + at_v, rows_v, 0.0)
     at_s = pid * (V * K) + (vv[:, None] * K + kk[None, :])
     ds = tl.load(grad_states + at_s, square, 0.0)
     if HAS_INITIAL:
@@ -401,6 +414,11 @@ def gradient_kernel(
     f = product(u_c, tl.trans(do), PRECISION)
     f *= causal_decay(g_q[None, :], g[:, None], token[:, None] <= cq[None, :], HAS_DECAY)
     uy = product(u_c, tl.trans(y), PRECISION)
+    growing = product(tl.trans(s_c), tl.trans(y), PRECISION)
+    if REST:
+        y_rest = tl.load(rest + at_v, rows_v, 0.0)
+        uy += product(u_c, tl.trans(y_rest), PRECISION)
+        growing += product(tl.trans(s_c), tl.trans(y_rest), PRECISION)
     at_b = beta + first * B_STRIDE + h + (token * B_STRIDE + step * H)
     b_c = safe_beta(tl.load(at_b, live, 0.0).to(tl.float32), SMALLEST)
     db = tl.sum(tl.where(r[:, None] == r[None, :], uy, 0.0), 0) / (b_c * b_c)
@@ -421,7 +439,7 @@ def gradient_kernel(
     at = grad_q + (first * H + h) * K + (cq[None, :] * (H * K) + kk[:, None])
     tl.store(at, dq.to(dtype), live_q[None, :] & (kk < K)[:, None])
 
-    growing = -product(tl.trans(s_c), tl.trans(y), PRECISION)
+    growing = -growing
     if HAS_DECAY:
         growing *= tl.exp2(g)[None, :]
     growing += float_right_product(tl.trans(k_c), m, SPLIT, PRECISION)

@@ -273,10 +273,10 @@ def _numbers(x: Tensor) -> Tensor:
 
 
 def _tiling(x: Tensor) -> dict[str, int]:
-    """Tile shape for [batch, time, state]; one row of a warp is 128 bytes or more."""
+    """Tile shape for [batch, time, state]; one row of a warp is 256 bytes."""
     _, time, width = x.shape
     subs = min(8, triton.next_power_of_2(triton.cdiv(time, STEPS)))
-    channels = min(32 if x.is_complex() else 64, triton.next_power_of_2(width))
+    channels = min(256 // x.element_size(), triton.next_power_of_2(width))
     return {"WIDTH": width, "CHANNELS": channels, "SUBS": subs, "STEPS": STEPS, "num_warps": subs}
 
 

@@ -52,11 +52,10 @@ def _prepared(
 
 def _outputs(
     q: Tensor, v: Tensor, normalize: bool, save: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Read-outs, the last state, the states before every chunk and the denominators (flat; empty if not needed)."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Read-outs, the last state, and the states before every chunk (flat; empty where there are none)."""
     batch, time, head, width = q.shape
-    chunk = _tiling(q, v)["CHUNK"]
-    entries = batch * head * triton.cdiv(time, chunk) if save else 0
+    entries = batch * head * triton.cdiv(time, _tiling(q, v)["CHUNK"]) if save else 0
     n = int(normalize)
 
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -66,7 +65,6 @@ def _outputs(
         empty(*v.shape, dtype=q.dtype),
         empty(batch, head, width, v.shape[3]), empty(n * batch, head, width), empty(n * batch, head),
         empty(entries * width * v.shape[3], dtype=q.dtype), empty(n * entries * width), empty(n * entries),
-        empty(n * entries * chunk),
     )  # fmt: skip
 
 
@@ -74,7 +72,7 @@ def _outputs(
 def _forward_op(
     q: Tensor, k: Tensor, v: Tensor, decay: Tensor | None, gate: Tensor | None, memory0: Tensor | None,
     normalizer0: Tensor | None, maximum0: Tensor | None, normalize: bool, scale: float, save: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     q, k, v = token_rows(q), token_rows(k), token_rows(v)
     outputs = _outputs(q, v, normalize, save)
     options = _options(q, k, v)
@@ -110,38 +108,34 @@ def _gradients(q: Tensor, v: Tensor, slices: int) -> tuple[Tensor, Tensor, Tenso
 
 
 def _adjoint(
-    do: Tensor, o: Tensor, dstate: tuple[Tensor | None, Tensor | None], q: Tensor, kept: tuple[Tensor, ...],
-    prepared: tuple[Tensor, ...], normalize: bool, options: dict[str, Any],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of the states after every chunk, each query's scale and feedback, gradients of the first state."""
-    memories, _, maxima, denominators = kept
-    high, low, _, top = prepared
+    q: Tensor, do: Tensor, dstate: tuple[Tensor | None, Tensor | None], memories: Tensor, normalizers: Tensor,
+    inputs: tuple[Tensor, ...], options: dict[str, Any],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of the states after every chunk and of the first state."""
     batch, time, head, width = q.shape
-    slices = triton.cdiv(options["V"], options["BV"])
     dmemory, dnormalizer = dstate
+    normalize = options["NORMALIZE"]
     if dmemory is not None and normalize and dnormalizer is None:
         dnormalizer = torch.zeros_like(dmemory[..., 0])
-    dmemories, dnormalizers = torch.empty_like(memories), torch.empty_like(kept[1])
-    scales, feedbacks = torch.empty((2, denominators.numel()), device=q.device).unbind(0)
+    dmemories, dnormalizers = torch.empty_like(memories), torch.empty_like(normalizers)
     dmemory0 = torch.empty((batch, head, width, options["V"]), device=q.device)
     dnormalizer0 = torch.empty((batch * int(normalize), head, width), device=q.device)
-    adjoint_kernel[(batch * head * slices,)](
-        q, do, o, (do.float() * o).sum(-1) if normalize and slices > 1 else None, high, low, top, maxima, denominators,
-        dmemory, dnormalizer, dmemories, dnormalizers, scales, feedbacks, dmemory0, dnormalizer0, time,
-        DO_STRIDE=do.stride(1), HAS_DSTATE=dmemory is not None, NORMALIZE=normalize, STAGES=2,
+    adjoint_kernel[(batch * head * triton.cdiv(options["V"], options["BV"]),)](
+        q, do, *inputs, dmemory, dnormalizer, dmemories, dnormalizers, dmemory0, dnormalizer0, time,
+        HAS_DSTATE=dmemory is not None, STAGES=2,
         **{name: x for name, x in options.items() if name not in ("K_STRIDE", "V_STRIDE")},
     )  # fmt: skip
-    return dmemories, dnormalizers, scales, feedbacks, dmemory0, dnormalizer0
+    return dmemories, dnormalizers, dmemory0, dnormalizer0
 
 
 @torch.library.custom_op("tsseq::linear_attention_backward", mutates_args=())
 def _backward_op(
     do: Tensor, o: Tensor, dmemory: Tensor | None, dnormalizer: Tensor | None, q: Tensor, k: Tensor, v: Tensor,
     decay: Tensor | None, gate: Tensor | None, memories: Tensor, normalizers: Tensor, maxima: Tensor,
-    denominators: Tensor, normalize: bool, scale: float,
+    normalize: bool, scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     q, k, v, do = token_rows(q), token_rows(k), token_rows(v), token_rows(do)
-    options = _options(q, k, v) | {"SCALE": scale}
+    options = _options(q, k, v) | {"SCALE": scale, "DO_STRIDE": do.stride(1), "NORMALIZE": normalize}
     slices = triton.cdiv(v.shape[3], options["BV"])
     dq, dk, dv, ddecay, dgate = _gradients(q, v, slices)
     batch, time, head, _ = q.shape
@@ -150,18 +144,21 @@ def _backward_op(
     programs = batch * head * chunks * slices
     rows, columns, carries, dgate_columns = torch.empty((4, programs * chunk), device=q.device).unbind(0)
     totals = torch.empty((programs,), device=q.device)
+    scales, feedbacks = torch.empty((2, maxima.numel() * chunk), device=q.device).unbind(0)
     has = {"HAS_DECAY": decay is not None, "HAS_GATE": gate is not None}
     prepared = _prepared(q, decay, gate, chunk)
-    kept = (memories, normalizers, maxima, denominators)
-    dmemories, dnormalizers, scales, feedbacks, dmemory0, dnormalizer0 = _adjoint(
-        do, o, (dmemory, dnormalizer), q, kept, prepared, normalize, options
+    shared = (q, k, v, *prepared, memories, normalizers, maxima, do)
+    query_gradients_kernel[(programs,)](
+        *shared, (do.float() * o).sum(-1) if normalize and slices > 1 else None, scales, feedbacks, dq, rows, time,
+        batch * time, HAS_DECAY=decay is not None, **options,
+    )  # fmt: skip
+    high, low, _, top = prepared
+    dmemories, dnormalizers, dmemory0, dnormalizer0 = _adjoint(
+        q, do, (dmemory, dnormalizer), memories, normalizers, (high, low, top, maxima, scales, feedbacks), options
     )
-    shared = (q, k, v, *prepared, memories, normalizers, maxima, do, scales, feedbacks)
-    options |= {"DO_STRIDE": do.stride(1), "NORMALIZE": normalize}
-    query_gradients_kernel[(programs,)](*shared, dq, rows, time, batch * time, HAS_DECAY=decay is not None, **options)
     key_gradients_kernel[(programs,)](
-        *shared, dmemories, dnormalizers, dk, dv, columns, carries, totals, dgate_columns, time, batch * time,
-        **has, **options,
+        *shared, scales, feedbacks, dmemories, dnormalizers, dk, dv, columns, carries, totals, dgate_columns, time,
+        batch * time, **has, **options,
     )  # fmt: skip
     finish_kernel[(batch * chunks,)](
         rows, columns, carries, totals, dgate_columns, ddecay, dgate, time, batch * head * chunks, HEADS=head,
@@ -174,7 +171,7 @@ def _backward_op(
 
 @_backward_op.register_fake
 def _(do: Any, o: Any, dmemory: Any, dnormalizer: Any, q: Any, k: Any, v: Any, *others: Any) -> Any:
-    normalize = others[6]
+    normalize = others[5]
     batch, _, head, width = q.shape
     dq, dk, dv, ddecay, dgate = _gradients(q, v, 1)
     dmemory0 = torch.empty((batch, head, width, v.shape[3]), device=q.device)

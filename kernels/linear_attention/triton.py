@@ -137,7 +137,7 @@ def _floor(stabilizer):
 @triton.jit(do_not_specialize=["T"])
 def forward_kernel(
     q, k, v, high, low, source, top, memory0, normalizer0, maximum0, o, memory, normalizer, maximum, memories,
-    normalizers, maxima, denominators, T,
+    normalizers, maxima, T,
     SCALE: tl.constexpr, HEADS: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr,
     BV: tl.constexpr, CHUNK: tl.constexpr, Q_STRIDE: tl.constexpr, K_STRIDE: tl.constexpr, V_STRIDE: tl.constexpr,
     HAS_STATE: tl.constexpr, NORMALIZE: tl.constexpr, SAVE: tl.constexpr, PRECISION: tl.constexpr,
@@ -194,8 +194,6 @@ def forward_kernel(
         h = tl.dot(P.to(dtype), vc, h, input_precision=PRECISION)
         if NORMALIZE:
             weight = SCALE * (tl.sum(P, axis=1) + e * tl.sum(qc.to(tl.float32) * n[None, :], axis=1))
-            if SAVE:
-                tl.store(denominators + g, weight)
             h *= (SCALE / tl.maximum(tl.abs(weight), _floor(stabilizer)))[:, None]
         else:
             h *= SCALE
@@ -221,17 +219,13 @@ def forward_kernel(
 
 @triton.jit(do_not_specialize=["T"])
 def adjoint_kernel(
-    q, do, o, delta, high, low, top, maxima, denominators, dmemory, dnormalizer, dmemories, dnormalizers, scales,
-    feedbacks, dmemory0, dnormalizer0, T,
+    q, do, high, low, top, maxima, scales, feedbacks, dmemory, dnormalizer, dmemories, dnormalizers, dmemory0,
+    dnormalizer0, T,
     SCALE: tl.constexpr, HEADS: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr,
     BV: tl.constexpr, CHUNK: tl.constexpr, Q_STRIDE: tl.constexpr, DO_STRIDE: tl.constexpr,
     HAS_DSTATE: tl.constexpr, NORMALIZE: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """The memory's gradient after every chunk, from the last to the first.
-
-    A query's read-out is num * u with u = scale / max(|weight|, floor), left in `scales`; `feedbacks` gets z, what
-    the gradient of the weight adds to every score's before that is multiplied by u.
-    """
+    """The memory's gradient after every chunk, from the last to the first."""
     SLICES: tl.constexpr = (V + BV - 1) // BV
     part = tl.program_id(0) % SLICES
     first = part * BV
@@ -271,21 +265,9 @@ def adjoint_kernel(
             reach += m
             keep += m
             keep -= tl.maximum(keep, tl.load(top + last))
-            stabilizer = tl.maximum(reach, tl.load(top + g))
-            reach -= stabilizer
-            weight = tl.load(denominators + g)
-            floor = _floor(stabilizer)
-            u = SCALE / tl.maximum(tl.abs(weight), floor)
-            if SLICES == 1:
-                along = tl.sum(
-                    dc.to(tl.float32) * _tile(o + token * (HEADS * V) + head * V, left, HEADS * V, V, CHUNK, BV), axis=1
-                )
-            else:
-                along = tl.load(delta + (token + step) * HEADS + head, step < left, 0.0)
-            z = tl.where(tl.abs(weight) >= floor, tl.where(weight > 0, -along, along), 0.0)
-            if part == 0:
-                tl.store(scales + g, u)
-                tl.store(feedbacks + g, z)
+            reach -= tl.maximum(reach, tl.load(top + g))
+            u = tl.load(scales + g)
+            z = tl.load(feedbacks + g)
         kept = tl.exp2(keep)
         queries = qf * (tl.exp2(reach) * u)[:, None]
         dS *= kept
@@ -301,12 +283,16 @@ def adjoint_kernel(
 
 @triton.jit(do_not_specialize=["T", "tokens"])
 def query_gradients_kernel(
-    q, k, v, high, low, source, top, memories, normalizers, maxima, do, scales, feedbacks, dq, rows, T, tokens,
+    q, k, v, high, low, source, top, memories, normalizers, maxima, do, delta, scales, feedbacks, dq, rows, T, tokens,
     SCALE: tl.constexpr, HEADS: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr,
     BV: tl.constexpr, CHUNK: tl.constexpr, Q_STRIDE: tl.constexpr, K_STRIDE: tl.constexpr, V_STRIDE: tl.constexpr,
     DO_STRIDE: tl.constexpr, HAS_DECAY: tl.constexpr, NORMALIZE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One chunk: gradients of its queries, and what they say about the decays up to their positions."""
+    """One chunk: gradients of its queries, and what they say about the decays up to their positions.
+
+    A query's read-out is num * u with u = scale / max(|weight|, floor), left in `scales`; `feedbacks` gets z, what
+    the gradient of the weight adds to every score's before that is multiplied by u.
+    """
     SLICES: tl.constexpr = (V + BV - 1) // BV
     PRECISE: tl.constexpr = PRECISION != "tf32"
     part = tl.program_id(0) % SLICES
@@ -335,25 +321,35 @@ def query_gradients_kernel(
     s_row = tl.load(source + g)
     reach = h_row + l_row
     stabilizer = tl.zeros((CHUNK,), tl.float32)
-    u = tl.full((CHUNK,), SCALE, tl.float32)
     if NORMALIZE:
         reach += tl.load(maxima + entry)
         stabilizer = tl.maximum(reach, tl.load(top + g))
-        u = tl.load(scales + g)
     e = tl.exp2(reach - stabilizer)
-    dq_tile = tl.dot(dc, tl.trans(S), input_precision=PRECISION)
+    qf = qc.to(tl.float32)
+    W = _weights(h_row, l_row - stabilizer, h_row, s_row, PRECISE, False, CHUNK)
+    P = tl.dot(qc, tl.trans(kc), input_precision=PRECISION) * W
     dP = tl.dot(dc, tl.trans(vc), input_precision=PRECISION)
+    dq_tile = tl.dot(dc, tl.trans(S), input_precision=PRECISION)
+    u = tl.full((CHUNK,), SCALE, tl.float32)
     if NORMALIZE:
-        z = tl.load(feedbacks + g) * tl.where(part == 0, 1.0, 0.0)
         n = tl.load(normalizers + entry * K + kk, kk < K, 0.0)
+        weight = SCALE * (tl.sum(P, axis=1) + e * tl.sum(qf * n[None, :], axis=1))
+        floor = _floor(stabilizer)
+        u = SCALE / tl.maximum(tl.abs(weight), floor)
+        if SLICES == 1:
+            along = u * (tl.sum(P * dP, axis=1) + e * tl.sum(qf * dq_tile, axis=1))
+        else:
+            along = tl.load(delta + (token + step) * HEADS + head, step < left, 0.0)
+        z = tl.where(tl.abs(weight) >= floor, tl.where(weight > 0, -along, along), 0.0)
+        if part == 0:
+            tl.store(scales + g, u)
+            tl.store(feedbacks + g, z)
+        z *= tl.where(part == 0, 1.0, 0.0)
         dP += z[:, None]
         dq_tile += z[:, None] * n[None, :]
     dq_tile *= e[:, None]
-    W = _weights(h_row, l_row - stabilizer, h_row, s_row, PRECISE, False, CHUNK)
     if HAS_DECAY:
-        P = tl.dot(qc, tl.trans(kc), input_precision=PRECISION) * W
-        dreach = tl.sum(tl.where(step[:, None] > step[None, :], P * dP, 0.0), axis=1)
-        dreach += tl.sum(qc.to(tl.float32) * dq_tile, axis=1)
+        dreach = tl.sum(tl.where(step[:, None] > step[None, :], P * dP, 0.0), axis=1) + tl.sum(qf * dq_tile, axis=1)
         tl.store(rows + part.to(tl.int64) * (tl.num_programs(0) // SLICES * CHUNK) + g, dreach * u)
     dq_tile = tl.dot((dP * W).to(dtype), kc, dq_tile, input_precision=PRECISION) * u[:, None]
     to = dq + (part.to(tl.int64) * tokens + token) * (HEADS * K) + head * K
@@ -437,7 +433,7 @@ def key_gradients_kernel(
     if HAS_DECAY:
         earlier = tl.where(step[:, None] < step[None, :], P * dP, 0.0)
         tl.store(columns + share * CHUNK + g, tl.sum(earlier, axis=1))
-    dk_tile = tl.trans(tl.dot(dS, tl.trans(vc), input_precision=PRECISION))
+    dk_tile = tl.dot(vc, tl.trans(dS), input_precision=PRECISION)
     if NORMALIZE:
         dk_tile += dn[None, :]
         carry += a * tl.sum(kc.to(tl.float32) * dn[None, :], axis=1)
