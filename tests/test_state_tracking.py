@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tsseq.backbone import BackboneConfig
-from tsseq.cli.evaluate_state_tracking import LANGUAGES, ROWS
 from tsseq.cli.evaluate_state_tracking import state_tracking as command
+from tsseq.cli.state_tracking_models import GROUP_ROWS, LANGUAGE_ROWS, LANGUAGES, model, training_of
 from tsseq.datasets import state_tracking
 from tsseq.datasets.state_tracking import TASKS, group_table
 from tsseq.state_tracker import Score, StateTracker, TrackerTraining, train_tracker
@@ -161,13 +161,33 @@ def test_training_stops_when_all_is_right(monkeypatch):
     assert train_tracker(TASKS["parity"], config, training) == [Score(2, 1.0)]
 
 
-@pytest.mark.parametrize("name", ROWS)
-def test_models_of_the_published_table_can_be_built(name):
-    row = ROWS[name]
-    config = BackboneConfig(row.mixers, row.width, 2, 32, options=row.options)
-    logits = StateTracker(TASKS["parity"], config)(torch.zeros(2, 5, dtype=torch.long))
-    assert logits.shape == (2, 5, 2) and logits.isfinite().all()
-    assert len(row.published) == len(LANGUAGES)
+@pytest.mark.parametrize(
+    ("task", "name"), [*(("parity", name) for name in LANGUAGE_ROWS), *(("a5", name) for name in GROUP_ROWS)]
+)
+def test_models_of_the_tables_can_be_built(task, name):
+    config, training = model(task, name, 8, 2, 0, {})
+    assert training_of(task, TrackerTraining(), training, {"batch_size": 3}).batch_size == 3
+    logits = StateTracker(TASKS[task], config)(torch.zeros(2, 5, dtype=torch.long))
+    assert logits.shape == (2, 5, TASKS[task].classes) and logits.isfinite().all()
+
+
+def test_published_accuracies_are_complete():
+    assert all(len(row.published) == len(LANGUAGES) for row in LANGUAGE_ROWS.values() if row.published)
+
+
+def test_words_grow_as_they_are_learnt(monkeypatch):
+    """Every label right: from two tokens by a third at a time, at least one, up to the longest."""
+    seen = []
+    right = torch.ones(())
+    monkeypatch.setattr(
+        "tsseq.state_tracker._loss",
+        lambda model, words, _: (seen.append(words.tokens.shape[1]), (model.read_out.bias.sum(), right))[1],
+    )
+    training = TrackerTraining(steps=200, batch_size=2, start_length=2, train_length=(1, 9), test_words=2, enough=2.0)
+    train_tracker(TASKS["s3"], BackboneConfig(("lru",), 4, 1, 0), training)
+    assert list(dict.fromkeys(seen)) == [2, 3, 4, 5, 6, 8, 9] and seen == sorted(seen)
+    with pytest.raises(ValueError, match="start_length of at least 3, got 2"):
+        TrackerTraining(start_length=2)
 
 
 def test_command_writes_and_continues(tmp_path, capsys):

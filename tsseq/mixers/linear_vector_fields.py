@@ -26,6 +26,13 @@ class LinearVectorField(nn.Module, ABC):
     def generators(self) -> Float[Tensor, "channel state state"]:
         """All A^i as full matrices."""
 
+    def normalize(self, states: Float[Tensor, "*batch state"]) -> Float[Tensor, "*batch state"]:
+        """The states over the root mean square of those that mix with each other, here all of them.
+
+        Parts that never mix grow at rates of their own, and a norm over all of them would show the fastest alone.
+        """
+        return _over_rms(states)
+
     def scan(
         self,
         increments: Float[Tensor, "batch time channel"],
@@ -49,6 +56,14 @@ class LinearVectorField(nn.Module, ABC):
         return states.flatten(2), last.flatten(1)
 
 
+def _over_rms(states: Tensor) -> Tensor:
+    # Nothing bounds products of transitions, and squares overflow long before the states do.
+    size = states.detach().abs().amax(-1, keepdim=True).clamp(min=1.0)
+    scaled = states / size
+    # The offset keeps a slope at single entries (h / |h| has none), so that decay costs something before it is total.
+    return scaled * torch.rsqrt(scaled.square().mean(-1, keepdim=True) + (0.1 / size).square())
+
+
 def brackets(blocks: Float[Tensor, "channel block size size"]) -> Float[Tensor, "pair block size size"]:
     """A^j A^i − A^i A^j for i < j: the vector field that follows channel i and then j beyond their sum."""
     first, second = torch.triu_indices(blocks.shape[0], blocks.shape[0], offset=1, device=blocks.device)
@@ -69,6 +84,9 @@ class BlockDiagonal(LinearVectorField):
 
     def generators(self) -> Float[Tensor, "channel state state"]:
         return torch.stack([torch.block_diag(*blocks) for blocks in self.blocks])
+
+    def normalize(self, states: Float[Tensor, "*batch state"]) -> Float[Tensor, "*batch state"]:
+        return _over_rms(states.unflatten(-1, self.blocks.shape[1:3])).flatten(-2)
 
     def scan(
         self,
@@ -99,6 +117,11 @@ class DiagonalDense(LinearVectorField):
         if self.block is None:
             return diagonal
         return torch.stack([torch.block_diag(d, b) for d, b in zip(diagonal, self.block[:, 0], strict=True)])
+
+    def normalize(self, states: Float[Tensor, "*batch state"]) -> Float[Tensor, "*batch state"]:
+        entries = self.diagonal.shape[1]
+        diagonal = _over_rms(states[..., :entries, None]).squeeze(-1)
+        return torch.cat([diagonal, _over_rms(states[..., entries:])], dim=-1) if self.block is not None else diagonal
 
     def scan(
         self,

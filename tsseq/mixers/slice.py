@@ -99,7 +99,7 @@ class SLiCE(SequenceMixer):
                     self._advance, increments, h, rest[-2], rest[-1], self.window, self.depth
                 )
                 after += carry
-            y = F.rms_norm(states, self.norm.shape, self.norm, 1e-6)
+            y = self.field.normalize(states) * self.norm
         return self.project_out(y.to(x.dtype)), (h, *after)
 
     def _increments(self, u: Tensor, begun: Tensor, point: Tensor | None) -> Tensor:
