@@ -30,7 +30,7 @@ def pretrain(
     decay_fraction: float = 0.3,
     weight_decay: float = 0.05,
     ema_decay: float = 0.999,
-    cuts: list[tuple[int, float]] | None = None,
+    cuts: dict[int, float] | None = None,
     missing: float = 0.15,
     seed: int = 0,
     accelerator: str = "auto",
@@ -51,6 +51,7 @@ def pretrain(
     Examples:
       tsseq pretrain runs/tiny --width 64 --layers 2 --mlp_width 128 --max_steps 200 --batch_size 32
       tsseq pretrain runs/lru --mixer lru --precision bf16-mixed --compile
+      tsseq pretrain runs/long --patches 256 --cuts '{"16": 0.3, "128": 0.4}' --batch_size 64
 
     Args:
         out: folder of the run; made if absent
@@ -70,8 +71,8 @@ def pretrain(
         decay_fraction: share of the steps, at the end, over which the rate falls to zero; 0 keeps it constant
         weight_decay: decoupled decay of the matrices
         ema_decay: decay per step of the averaged weights that are saved; 0 saves the last weights
-        cuts: pairs of patches and a share of the steps, whose series are cut into windows of so many patches;
-            [[16, 0.3]] if not given
+        cuts: share of the steps whose series are cut into windows of so many patches, as JSON; {"16": 0.3} if not
+            given
         missing: share of series with missing values
         seed: seed of weights and series
         accelerator: Lightning accelerator: auto, cpu, gpu, mps
@@ -116,7 +117,7 @@ def pretrain(
             batch_size=batch_size,
             patches=patches,
             patch_length=patch_length,
-            cuts=StreamConfig.cuts if cuts is None else tuple((int(n), share) for n, share in cuts),
+            cuts=StreamConfig.cuts if cuts is None else tuple(cuts.items()),
             missing=missing,
             block=block or (16 if on_gpu(accelerator) else 1),
             seed=seed,
@@ -126,7 +127,7 @@ def pretrain(
         accelerator=accelerator,
         devices=devices,
         precision=precision,
-        log_every_n_steps=log_every,
+        log_every_n_steps=min(log_every, max_steps),
         max_time=max_time,
     )
 

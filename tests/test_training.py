@@ -98,6 +98,21 @@ def test_orthogonalise_brings_singular_values_near_one(generator):
     assert 0.5 < values.min() and values.max() < 1.4
 
 
+def test_stream_cuts_its_steps_in_the_shares_asked_for():
+    config = StreamConfig(batch_size=2, patches=8, patch_length=4, cuts=((2, 0.3), (4, 0.2)), block=4)
+    stream = PriorStream(Sines(), config)
+    shapes = [tuple(stream.batch(step).values.shape) for step in range(300)]
+    share = {shape: shapes.count(shape) / len(shapes) for shape in set(shapes)}
+    assert set(share) == {(8, 8), (4, 16), (2, 32)}
+    assert abs(share[8, 8] - 0.3) < 0.1 and abs(share[4, 16] - 0.2) < 0.1
+
+
+@pytest.mark.parametrize("cuts", [((1, 0.5),), ((16, -0.1),), ((4, 0.6), (8, 0.6))])
+def test_bad_cuts(cuts):
+    with pytest.raises(ValueError, match="shares of at most 1"):
+        StreamConfig(cuts=cuts)
+
+
 def test_schedule():
     config = TrainingConfig(max_steps=100, warmup_steps=10, decay_fraction=0.2)
     assert (
@@ -136,7 +151,7 @@ def test_constant_prefix_does_not_poison_the_loss():
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
-def pretrain(folder, *callbacks):
+def pretrain(folder, *callbacks, log_every=1):
     run(
         folder,
         "seasonal_trend",
@@ -147,7 +162,7 @@ def pretrain(folder, *callbacks):
         save_every=4,
         accelerator="cpu",
         precision=None,
-        log_every_n_steps=1,
+        log_every_n_steps=log_every,
         extra_callbacks=callbacks,
     )
 
@@ -231,6 +246,12 @@ def test_gradient_that_is_not_finite_changes_nothing():
         p.grad = torch.full_like(p, torch.nan)
     module.configure_gradient_clipping(None, 1.0)
     assert all((p.grad == 0).all() for p in module.parameters())
+
+
+def test_run_too_short_for_a_line_of_its_log_still_leaves_a_model(tmp_path):
+    pretrain(tmp_path, log_every=100)
+    assert load(tmp_path / "model.safetensors") and (tmp_path / "loss.png").stat().st_size > 1000
+    assert pd.read_csv(tmp_path / "metrics.csv").empty
 
 
 @pytest.mark.slow

@@ -30,8 +30,9 @@ def plot_loss(metrics: Path, out: Path) -> Path:
     axis.plot(log["step"], log["loss"], color="0.75", linewidth=0.8, label="loss")
     span = max(2, len(log) // 50)
     axis.plot(log["step"], log["loss"].ewm(span=span).mean(), color="#1f4e79", linewidth=1.6, label="smoothed")
-    low, high = np.quantile(log["loss"], [0.0, 0.98])
-    axis.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+    if log["loss"].nunique() > 1:  # the first steps of a run would flatten all others
+        low, high = np.quantile(log["loss"], [0.0, 0.98])
+        axis.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
     axis.set(xlabel="step", ylabel="quantile loss, scaled units")
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False)

@@ -234,5 +234,7 @@ def fit(
 def join_logs(folder: Path) -> pd.DataFrame:
     """The logs of all legs of a run; where a resumed leg repeats a step, the later one counts."""
     legs = sorted((folder / "log").glob("version_*/metrics.csv"), key=lambda path: int(path.parent.name[8:]))
+    if not legs:  # stopped before the first line was due
+        return pd.DataFrame({"step": [], "loss": []})
     rows = pd.concat([pd.read_csv(leg) for leg in legs]).dropna(subset=["loss"])
     return rows.drop_duplicates("step", keep="last").sort_values("step", ignore_index=True)
