@@ -54,6 +54,18 @@ def test_nothing_is_left_behind(model, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
 
 
+@pytest.mark.parametrize(
+    "path", ["no/such/folder/m.safetensors", "file/m.safetensors", "file/folder", "folder.safetensors"]
+)
+def test_where_nothing_can_be_written(path, model, tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.safetensors").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match="cannot (write|make the folder) .*"):
+        model.save_pretrained(tmp_path / path)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 @pytest.mark.parametrize("name", ["nonsense", "./nowhere.safetensors", "/nowhere/at/all", "nowhere.safetensors"])
 def test_unknown_names(name):
     with pytest.raises(ValueError, match="no checkpoint"):

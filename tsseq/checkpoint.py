@@ -59,19 +59,32 @@ def read_config(path: Path) -> ForecasterConfig:
 
 
 def save(model: Forecaster, path: str | Path, dtype: torch.dtype = torch.float32) -> Path:
-    """Write `model` to `path` (a .safetensors file, or a folder), whole or not at all; returns the file."""
+    """Write `model` to `path` (a .safetensors file, or a folder), whole or not at all; returns the file.
+
+    Raises ValueError where it cannot be written.
+    """
     path = Path(path)
-    if path.suffix != ".safetensors":
-        path.mkdir(parents=True, exist_ok=True)
-        path = path / FILE_NAME
     weights = {name: w.detach().to("cpu", dtype).contiguous() for name, w in model.state_dict().items()}
     metadata = {"format": FORMAT, "config": json.dumps(model.config.to_dict())}
+    if path.suffix != ".safetensors":
+        path = _make_folder(path) / FILE_NAME
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         safetensors.torch.save_file(weights, partial, metadata)
         os.replace(partial, path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ValueError(f"cannot write {path}: {error}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        if partial.exists():
+            partial.unlink()
+    return path
+
+
+def _make_folder(path: Path) -> Path:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot make the folder {path}: {error.strerror}") from error
     return path
 
 
