@@ -28,7 +28,7 @@ def sample(
 
     Examples:
       tsseq sample tsseq --n 1000 --length 2048 --out series.parquet
-      tsseq sample everything --n 112 --plot gallery.png
+      tsseq sample everything --n 124 --plot gallery.png
       tsseq sample telemetry --n 500 --report telemetry.pdf
 
     Args:

@@ -33,8 +33,8 @@ class Economy(Prior):
         error = log_uniform(generator, shape, 0.03, 3.0) * normal(generator, (batch_size, length))
         total = unit * (level + error)
         centred = total - total.mean(-1, keepdim=True)
-        # Long windows span centuries of growth: bend what would leave e^±5 so that values stay finite.
-        bounded = 5 * torch.tanh(centred / 5)
+        # Long windows span centuries of growth: bend what would leave e^±3, or the past would vanish before it.
+        bounded = 3 * torch.tanh(centred / 3)
         return torch.where(chance(generator, shape, self.logarithmic), bounded.exp(), centred)
 
     def _growth(self, generator: Generator, batch: int, length: int) -> Tensor:

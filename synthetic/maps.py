@@ -27,8 +27,8 @@ def logistic(generator: Generator, shape: tuple[int, ...]) -> Map:
 
 
 def delayed_logistic(generator: Generator, shape: tuple[int, ...]) -> Map:
-    """x' = r x (1 - y), y' = x: spirals out to an invariant curve for r from 2 to 2.27."""
-    r = uniform(generator, shape, 1.98, 2.25)
+    """x' = r x (1 - y), y' = x: spirals out to an invariant curve for r between 2 and 2.27."""
+    r = uniform(generator, shape, 2.02, 2.25)
     return {("x", "x"): r, ("x", "xy"): -r, ("y", "x"): 1.0}, (0.5, 0.4, 0.0, 0.0)
 
 

@@ -10,6 +10,7 @@ import torch
 from tsseq.cli.sample import sample
 from tsseq.synthetic import PRIORS, augment
 from tsseq.synthetic.base import Prior
+from tsseq.synthetic.curves import standardise
 from tsseq.synthetic.diagnostics import autocorrelation, periodogram, seasonal_naive_mase, seasonality
 from tsseq.synthetic.draws import host_generator
 from tsseq.synthetic.mixture import ONLINE, PRESETS, TEMPOPFN, TSSEQ, Mixture, preset
@@ -122,6 +123,43 @@ def test_edits_do_what_they_say():
     spliced = augment.splice(seeded(0), x, 1.0)
     jump, largest = spliced.diff(dim=-1).abs().amax(-1), x.diff(dim=-1).abs().amax(-1)
     assert (jump <= 200 * largest).all()
+
+
+def test_filters_and_running_sums_keep_level_and_size():
+    x = 5 + PRIORS["gaussian_process"]().sample(seeded(0), 300, 400)
+    for edit in (augment.convolve, augment.integrate):
+        y = edit(seeded(1), x, 1.0)
+        assert torch.allclose(y.mean(-1), x.mean(-1), atol=1e-3 * float(x.std()))
+        assert torch.allclose(y.std(-1), x.std(-1), rtol=1e-3)
+    walk = torch.randn((200, 400), generator=seeded(2)).cumsum(-1)
+    changed = standardise(augment.integrate(seeded(3), walk, 1.0))
+    change = standardise(torch.nn.functional.pad(walk.diff(dim=-1), (1, 0)))
+    differenced = (changed - change).abs().amax(-1) < 1e-3
+    assert abs(differenced.float().mean() - 0.4) < 0.12
+
+
+def test_filters_are_linear_and_reach_fifteen_steps():
+    """The answer to one shock, up to level and size, is the filter: nothing moves further than 15 steps away."""
+    shock = torch.zeros(200, 301)
+    shock[:, 150] = 1.0
+    answer = augment.convolve(seeded(0), shock, 1.0)
+    moved = (answer - answer[:, :1]).abs() > 1e-4 * answer.std(-1, keepdim=True)
+    assert moved.any(-1).all() and not moved[:, :135].any() and not moved[:, 166:].any()
+
+
+def test_the_calendar_scales_weekends_feasts_and_months():
+    """On a flat series over zero every value is a factor; days of five and two make runs of two a week apart."""
+    x = torch.ones(2000, 730)
+    x[:, 0] = 0.0  # the lowest value, from which heights are measured
+    y = augment.calendar(seeded(0), x, 1.0)
+    assert (y >= 0).all() and y.max() < 8
+    days = y[:, 1:] * 30.436875
+    whole = ((days - days.round()).abs() < 1e-3).all(-1) & (days < 28.5).any(-1)
+    lengths = days[whole].round()
+    assert abs(len(lengths) / 2000 - 1 / 6) < 0.05
+    assert abs((lengths == 31).float().mean() - 7 / 12) < 0.01
+    weekly = autocorrelation(y[:, 1:])[:, 7]
+    assert (weekly > 0.5).float().mean() > 0.1
 
 
 def test_mixing_keeps_level_and_size_of_the_first():

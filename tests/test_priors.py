@@ -1,5 +1,6 @@
 """Priors against their mathematics: covariances, tails, memory, periods, rates and differential equations."""
 
+import calendar
 import datetime
 import math
 
@@ -10,7 +11,7 @@ from scipy import signal, stats
 
 from tsseq.synthetic import PRIORS, ets, noise, scan
 from tsseq.synthetic.arma import garch
-from tsseq.synthetic.calendar import civil_from_days, weekday
+from tsseq.synthetic.calendar import civil_from_days, days_in_month, weekday
 from tsseq.synthetic.curves import impulses, lookup, renewals, smooth_path
 from tsseq.synthetic.draws import pick, student
 from tsseq.synthetic.forecast_pfn import ForecastPFN
@@ -212,6 +213,12 @@ def test_civil_calendar_is_pythons():
     found = torch.stack([month, day, weekday(days)], -1).tolist()
     dates = [datetime.date(1970, 1, 1) + datetime.timedelta(int(d)) for d in days]
     assert found == [[d.month, d.day, d.weekday()] for d in dates]
+
+
+def test_months_have_their_days():
+    months = torch.arange(4800)
+    exact = [calendar.monthrange(1970 + m // 12, m % 12 + 1)[1] for m in range(4800)]
+    assert days_in_month(months).tolist() == exact
 
 
 def test_forecast_pfn_reads_the_calendar():
