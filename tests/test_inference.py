@@ -8,7 +8,7 @@ from tsseq.forecaster import DECILES, Forecast, Forecaster, ForecasterConfig
 from tsseq.inference import FAST, InferenceConfig, Predictor
 from tsseq.resampling import blocks_ahead, coarsen, pinball, refine
 
-PLAIN = InferenceConfig(coarser=())
+PLAIN = InferenceConfig(coarser=(), recent=())
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +112,14 @@ def test_nothing_observed_is_forecast_as_missing(network):
     assert quantiles[0].isnan().all() and quantiles[1].isfinite().all()
 
 
-def test_a_factor_below_two_is_refused():
-    with pytest.raises(ValueError, match="at least 2"):
-        InferenceConfig(coarser=(1, 2))
+@pytest.mark.parametrize("bad", [{"coarser": (1, 2)}, {"recent": (0,)}])
+def test_an_impossible_reading_is_refused(bad):
+    with pytest.raises(ValueError, match="at least 2 in coarser"):
+        InferenceConfig(**bad)
+
+
+def test_a_recent_reading_counts_where_the_past_has_changed():
+    series = torch.cat([torch.zeros(1500), torch.ones(500)])
+    config = InferenceConfig(coarser=(), recent=(100,))
+    changed = Predictor(Drifting(window=1000), config).forecast([series], 20).quantiles
+    torch.testing.assert_close(changed, torch.ones_like(changed), rtol=0.01, atol=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 
@@ -19,30 +20,44 @@ class InferenceConfig:
 
     flip          average with the mirrored forecast of the mirrored history; costs a second pass
     nonnegative   no quantile below zero for a history that never is; free
-    coarser       factors by which a long history is also read more coarsely. Each reading first forecasts the last
-                  two horizons of the history, and those that do it better than the plain one are averaged with it,
-                  weighted by how much better; costs as much as four passes more
+    coarser       factors by which a long history is also read more coarsely
+    recent        numbers of values to whose last so many a longer history is also cut
+
+    Each further reading, coarser or more recent, first forecasts the last two horizons of the history. Those that do
+    it better than the plain reading are averaged with it, weighted by how much better. With the defaults this takes
+    as long as about five passes more for a long history, and nothing for one shorter than four horizons.
     """
 
     flip: bool = True
     nonnegative: bool = True
     coarser: tuple[int, ...] = (3, 6)
+    recent: tuple[int, ...] = (4096,)
 
     def __post_init__(self) -> None:
-        if any(factor < 2 for factor in self.coarser):
-            raise ValueError(f"expected factors of at least 2 in coarser, got {self.coarser}")
+        if any(factor < 2 for factor in self.coarser) or any(length < 1 for length in self.recent):
+            raise ValueError(
+                "expected factors of at least 2 in coarser and lengths of at least 1 in recent, "
+                f"got {self.coarser} and {self.recent}"
+            )
 
     def reach(self, max_context: int) -> int:
         """Values of a history that a network of this `max_context` can make use of, its held-out end included."""
-        return max_context * (max(self.coarser) + ORIGINS) if self.coarser else max_context
+        return max_context * (max(self.coarser) + ORIGINS) if self.coarser else (1 + ORIGINS) * max_context
 
 
-FAST = InferenceConfig(flip=False, coarser=())
+FAST = InferenceConfig(flip=False, coarser=(), recent=())
 ORIGINS = 2
 MIN_HORIZONS = 4
 """A history shorter than this is read once: too little would be left before its held-out end."""
 MIN_BLOCKS = 64
 TEMPERATURE = 0.1
+
+
+class Reading(NamedTuple):
+    """One way to read a history: its last `length` values, or all, in means of `factor` values."""
+
+    factor: int = 1
+    length: int | None = None
 
 
 class Predictor:
@@ -56,9 +71,9 @@ class Predictor:
         reach = self.config.reach(self.forecaster.config.max_context)
         series = [values[-reach:] for values in as_series(context)]
         known = self.forecaster.config.levels
-        quantiles = self._plain(series, horizon)
-        for factors, rows in self._readable(series, horizon).items():
-            quantiles[rows] = self._mixed([series[row] for row in rows], quantiles[rows], factors, horizon)
+        quantiles = self._plain(series, horizon).clone()
+        for readings, rows in self._readable(series, horizon).items():
+            quantiles[rows] = self._mixed([series[row] for row in rows], quantiles[rows], readings, horizon)
         if self.config.nonnegative:
             quantiles = torch.where(_never_negative(series), quantiles.clamp(min=0), quantiles)
         levels = known if quantile_levels is None else tuple(quantile_levels)
@@ -71,38 +86,47 @@ class Predictor:
             quantiles = (quantiles - mirrored.flip(-1)) / 2
         return quantiles
 
-    def _readable(self, series: list[Tensor], horizon: int) -> dict[tuple[int, ...], list[int]]:
-        """Rows by the factors at which enough of their history is left once its end is held out."""
-        groups: dict[tuple[int, ...], list[int]] = {}
+    def _readable(self, series: list[Tensor], horizon: int) -> dict[tuple[Reading, ...], list[int]]:
+        """Rows by the further readings for which enough of their history is left once its end is held out."""
+        groups: dict[tuple[Reading, ...], list[int]] = {}
+        longest = self.forecaster.config.max_context
         for row, values in enumerate(series):
+            if len(values) < MIN_HORIZONS * horizon:
+                continue
             left = len(values) - ORIGINS * horizon
-            enough = len(values) >= MIN_HORIZONS * horizon
-            factors = tuple(f for f in self.config.coarser if enough and f <= horizon and left >= MIN_BLOCKS * f)
-            if factors:
-                groups.setdefault(factors, []).append(row)
+            coarser = [Reading(factor) for factor in self.config.coarser if factor <= horizon]
+            recent = [Reading(length=length) for length in self.config.recent if length < longest]
+            usable = [one for one in coarser if left >= MIN_BLOCKS * one.factor]
+            usable += [one for one in recent if one.length is not None and left > one.length]
+            if usable:
+                groups.setdefault(tuple(usable), []).append(row)
         return groups
 
-    def _mixed(self, series: list[Tensor], plain: Tensor, factors: tuple[int, ...], horizon: int) -> Tensor:
-        ahead = torch.stack([plain, *(self._coarse(series, factor, horizon) for factor in factors)])
+    def _mixed(self, series: list[Tensor], plain: Tensor, readings: tuple[Reading, ...], horizon: int) -> Tensor:
+        ahead = torch.stack([plain, *(self._read(series, reading, horizon) for reading in readings)])
         origins = range(horizon, (ORIGINS + 1) * horizon, horizon)
-        past = torch.stack([self._past_errors(series, factors, horizon, back) for back in origins])
+        past = torch.stack([self._past_errors(series, readings, horizon, back) for back in origins])
         return (_weights(past.sum(0))[..., None, None].to(ahead.dtype) * ahead.nan_to_num()).sum(0)
 
-    def _past_errors(self, series: list[Tensor], factors: tuple[int, ...], horizon: int, back: int) -> Tensor:
+    def _past_errors(self, series: list[Tensor], readings: tuple[Reading, ...], horizon: int, back: int) -> Tensor:
         """Error of every reading, plain first, in forecasting from `back` steps before the end."""
         # To rank the readings one pass of each is enough.
         scout = Predictor(self.forecaster, replace(self.config, flip=False))
         history = [values[:-back] for values in series]
         truth = torch.stack([values[-back:][:horizon].double() for values in series])
-        forecasts = [scout._plain(history, horizon), *(scout._coarse(history, factor, horizon) for factor in factors)]
+        forecasts = [scout._read(history, reading, horizon) for reading in (Reading(), *readings)]
         return torch.stack([pinball(q.double(), truth, self.forecaster.config.levels) for q in forecasts])
 
-    def _coarse(self, series: list[Tensor], factor: int, horizon: int) -> Tensor:
-        blocks = [coarsen(values, factor) for values in series]
+    def _read(self, series: list[Tensor], reading: Reading, horizon: int) -> Tensor:
+        if reading.length is not None:
+            series = [values[-reading.length :] for values in series]
+        if reading.factor == 1:
+            return self._plain(series, horizon)
+        blocks = [coarsen(values, reading.factor) for values in series]
         last = torch.stack([values[-1] for values in blocks])
-        quantiles = self._plain(blocks, blocks_ahead(horizon, factor))
+        quantiles = self._plain(blocks, blocks_ahead(horizon, reading.factor))
         start = torch.where(last.isnan(), quantiles[:, 0, quantiles.shape[-1] // 2], last)
-        return refine(quantiles, start, factor, horizon)
+        return refine(quantiles, start, reading.factor, horizon)
 
 
 def _weights(past: Tensor) -> Tensor:
