@@ -54,7 +54,7 @@ def tsseq() -> Model:
 
 
 def tsseq_predictor() -> Model:
-    """What `tsseq forecast` and the adapters call: the network and everything that wraps it."""
+    """What `tsseq forecast` and the adapters call: the network, and every reading of the history around it."""
     import tsseq
 
     network = tsseq.load("base")
