@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from tsseq.datasets.panel import Panel
+    from tsseq.table import Beside
 
 TABLES = 3
 HISTORY_ROWS = 6
@@ -24,9 +25,12 @@ def forecast(
     horizon: int,
     freq: str | None = None,
     checkpoint: str = "base",
+    covariates: list[str] | None = None,
+    future: Path | None = None,
     quantiles: list[float] | None = None,
     out: Path | None = None,
     plot: Path | None = None,
+    fast: bool = False,
     device: str | None = None,
     id_column: str | None = None,
     time_column: str | None = None,
@@ -43,6 +47,7 @@ def forecast(
       tsseq forecast sales.csv --horizon 28 --out forecast.csv
       tsseq forecast long.parquet --horizon 48 --id_column store --target_column sales --quantiles 0.05 0.5 0.95
       tsseq forecast gaps.csv --horizon 7 --freq D
+      tsseq forecast sales.csv --horizon 14 --target_column sold --covariates price promotion --future plans.csv
 
     Args:
         source: file, or name of a bundled series
@@ -50,9 +55,13 @@ def forecast(
         freq: pandas frequency alias, old or new (h, 15T, D, W-SUN, ME); needed where the time stamps do not show
             it, and absent rows then count as missing values
         checkpoint: name of a bundled checkpoint, a .safetensors file or its folder
+        covariates: columns that may help to forecast the others, used for the series that they help
+        future: CSV or parquet file with the same columns of time and names, and those covariates that are known
+            ahead; the others are forecast themselves
         quantiles: levels in (0, 1), the nine deciles if not given
         out: CSV or parquet file to write, with columns item_id, timestamp, mean, 0.1 and so on
         plot: picture to draw (png, svg or pdf)
+        fast: one pass of the network, without the mirrored and the coarser readings
         device: torch device such as cpu, cuda or mps
         id_column: column that names the series of a long file
         time_column: column of time stamps
@@ -67,8 +76,8 @@ def forecast(
     out = None if out is None else ensure_file(out, (".csv", ".parquet"))
     plot = None if plot is None else ensure_picture(plot)
     columns = {"id_column": id_column, "time_column": time_column, "target_column": target_column}
-    panel = read_source(source, freq, columns)
-    table = forecast_panel(panel, horizon, levels, resolve(checkpoint, device))
+    panel, beside = _read(source, freq, columns, covariates or [], future, horizon)
+    table = forecast_panel(panel, horizon, levels, resolve(checkpoint, device, fast=fast), beside)
     if out is not None:
         with writing(out) as partial:
             _write(table, partial)
@@ -78,6 +87,19 @@ def forecast(
         with writing(plot) as partial:
             plot_forecast(panel, table, partial)
     _print(panel, table, [path for path in (out, plot) if path is not None])
+
+
+def _read(
+    source: str, freq: str | None, columns: dict[str, Any], covariates: list[str], future: Path | None, horizon: int
+) -> tuple[Panel, Beside | None]:
+    from tsseq.datasets import csv
+    from tsseq.table import read_with_covariates
+
+    if not covariates and future is None:
+        return read_source(source, freq, columns), None
+    data = csv.read_table(source)
+    ahead = None if future is None else csv.read_table(future)
+    return read_with_covariates(data, covariates, ahead, horizon, freq=freq, **columns)
 
 
 def read_source(source: str, freq: str | None = None, columns: dict[str, Any] | None = None) -> Panel:

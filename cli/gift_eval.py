@@ -29,6 +29,7 @@ def gift_eval(
     data: Path | None = None,
     checkpoint: str = "base",
     fast: bool = False,
+    quick: bool = False,
     configurations: list[str] | None = None,
     device: str | None = None,
     batch_size: int = 4096,
@@ -47,14 +48,15 @@ def gift_eval(
 
     Examples:
       tsseq evaluate gift-eval --data path/to/gift_eval --out results/base
-      tsseq evaluate gift-eval --data path/to/gift_eval --out results/mine --checkpoint runs/mine --fast
+      tsseq evaluate gift-eval --data path/to/gift_eval --out results/mine --checkpoint runs/mine --quick
       GIFT_EVAL=path/to/gift_eval tsseq evaluate gift-eval --out results --configurations ett1/H/short us_births/D/short
 
     Args:
         out: folder of the results; made if absent
         data: folder of the data, in the official layout or as <dataset>__<freq>.parquet; $GIFT_EVAL if not given
         checkpoint: name of a bundled checkpoint, a .safetensors file or its folder
-        fast: only six configurations, for a quick look
+        fast: one pass of the network, without the mirrored and the coarser readings
+        quick: only six configurations, for a quick look
         configurations: only these, such as ett1/15T/medium; all whose data are there if not given
         device: torch device such as cpu, cuda or mps
         batch_size: most windows in one call
@@ -70,10 +72,10 @@ def gift_eval(
 
     folder = ensure_folder(out)
     root = benchmark.root(data)
-    wanted = _wanted(benchmark.available(root), fast, configurations)
+    wanted = _wanted(benchmark.available(root), quick, configurations)
     for one in wanted:
         benchmark.locate(root, one)
-    predictor = resolve(checkpoint, device)
+    predictor = resolve(checkpoint, device, fast=fast)
     name = model or f"tsseq-{Path(checkpoint).stem}"
     _claim(folder, predictor, name)
     _write_json(
@@ -93,12 +95,12 @@ def gift_eval(
     _report(folder, wanted, root, name)
 
 
-def _wanted(available: list[str], fast: bool, configurations: list[str] | None) -> list[str]:
-    from tsseq.datasets.gift_eval import FAST
+def _wanted(available: list[str], quick: bool, configurations: list[str] | None) -> list[str]:
+    from tsseq.datasets.gift_eval import QUICK
 
     if configurations is not None:
         return list(dict.fromkeys(configurations))
-    wanted = [name for name in available if name in FAST] if fast else available
+    wanted = [name for name in available if name in QUICK] if quick else available
     if not wanted:
         raise ValueError("expected GIFT-Eval data in the folder, found none of its 97 configurations")
     return wanted

@@ -63,29 +63,57 @@ def read(
     target_column: str | Sequence[str] | None,
 ) -> Table:
     """Find and check the columns; see `tsseq.datasets.panel.from_pandas` for what is looked for."""
-    frame = _as_frame(data)
-    for name in (id_column, time_column, *_as_list(target_column)):
-        if name is not None and name not in frame.columns:
-            raise ValueError(f"expected a column {name!r}, got {_listed(frame.columns)}")
-    time_column = time_column or _find_time(frame, id_column, _as_list(target_column))
-    stamps = _stamps(frame[time_column], time_column) if time_column is not None else _row_index(frame)
-    rest = [name for name in frame.columns if name not in (time_column, id_column)]
-    if id_column is None:
-        id_column = _find_id(frame, rest, stamps, time_column is not None or _is_time(frame.index))
-        rest = [name for name in rest if name != id_column]
-    targets = _as_list(target_column) or _find_targets(frame, rest, id_column)
-    ignored = [name for name in rest if name not in targets]
-    if ignored:
-        warnings.warn(f"columns not used: {_listed(ignored)}", stacklevel=4)
+    frame = as_frame(data)
+    found = find(frame, id_column, time_column, target_column)
+    id_column, targets = found.id_column, found.targets
+    stamps = _index(frame, found.time_column)
+    if found.unused:
+        warnings.warn(f"columns not used: {listed(found.unused)}", stacklevel=4)
     numbers = [_to_numbers(frame[name], name) for name in targets]
     if id_column is None:
         return Table(pd.Index(targets), numbers, stamps, None)
     if len(targets) != 1:
-        raise ValueError(f"expected one target column beside the series column {id_column!r}, got {_listed(targets)}")
+        raise ValueError(f"expected one target column beside the series column {id_column!r}, got {listed(targets)}")
     codes, ids = pd.factorize(frame[id_column])
     if (codes < 0).any():
         raise ValueError(f"expected a name for each row in column {id_column!r}, got none in row {codes.argmin() + 1}")
     return Table(pd.Index(ids), numbers, stamps, np.asarray(codes, np.int64))
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Which column is what; a `time_column` of None stands for the index, an `id_column` of None for one per series."""
+
+    id_column: Any
+    time_column: Any
+    targets: list[Any]
+    unused: list[Any]
+
+
+def find(
+    frame: pd.DataFrame, id_column: str | None, time_column: str | None, target_column: str | Sequence[str] | None
+) -> Roles:
+    """The named columns, and by their names and contents those that are not named."""
+    require(frame, [name for name in (id_column, time_column, *_as_list(target_column)) if name is not None])
+    time_column = time_column or _find_time(frame, id_column, _as_list(target_column))
+    rest = [name for name in frame.columns if name not in (time_column, id_column)]
+    if id_column is None:
+        has_time = time_column is not None or is_time(frame.index)
+        id_column = _find_id(frame, rest, _index(frame, time_column), has_time)
+        rest = [name for name in rest if name != id_column]
+    targets = _as_list(target_column) or _find_targets(frame, rest, id_column)
+    return Roles(id_column, time_column, targets, [name for name in rest if name not in targets])
+
+
+def require(frame: pd.DataFrame, names: Sequence[Any]) -> None:
+    """ValueError unless all `names` are columns."""
+    for name in names:
+        if name not in frame.columns:
+            raise ValueError(f"expected a column {name!r}, got {listed(frame.columns)}")
+
+
+def _index(frame: pd.DataFrame, time_column: Any) -> pd.Index:
+    return _row_index(frame) if time_column is None else _stamps(frame[time_column], time_column)
 
 
 def checked(numbers: NDArray[np.float64], name: Hashable, rows: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -99,7 +127,7 @@ def checked(numbers: NDArray[np.float64], name: Hashable, rows: NDArray[np.int64
     return numbers
 
 
-def _as_frame(data: pd.DataFrame | pd.Series) -> pd.DataFrame:
+def as_frame(data: pd.DataFrame | pd.Series) -> pd.DataFrame:
     if isinstance(data, pd.Series):
         data = data.to_frame("0" if data.name is None else data.name)
     if not isinstance(data, pd.DataFrame):
@@ -116,10 +144,10 @@ def _as_frame(data: pd.DataFrame | pd.Series) -> pd.DataFrame:
 
 
 def _find_time(frame: pd.DataFrame, id_column: str | None, targets: list[Any]) -> Any:
-    if _is_time(frame.index):
+    if is_time(frame.index):
         return None
     open_columns = [name for name in frame.columns if name != id_column and name not in targets]
-    dated = [name for name in open_columns if _is_time(frame[name])]
+    dated = [name for name in open_columns if is_time(frame[name])]
     called = [name for name in open_columns if str(name).lower() in TIME_NAMES and not _is_fraction(frame[name])]
     called.sort(key=lambda name: TIME_NAMES.index(str(name).lower()))
     readable = [name for name in open_columns[:1] if _is_text(frame[name]) and _reads_as_time(frame[name])]
@@ -135,14 +163,14 @@ def _find_id(frame: pd.DataFrame, rest: list[Any], stamps: pd.Index, has_time: b
         if len(labels) == 1 and has_time:
             return labels[0]
         if len(labels) < len(rest):
-            raise ValueError(f"expected to be told which column names the series: pass id_column ({_listed(labels)})")
+            raise ValueError(f"expected to be told which column names the series: pass id_column ({listed(labels)})")
     return None
 
 
 def _find_targets(frame: pd.DataFrame, rest: list[Any], id_column: Any) -> list[Any]:
     numeric = [name for name in rest if _is_number(frame[name]) or _holds_numbers(frame[name])]
     if not numeric:
-        raise ValueError(f"expected a numeric column, got {_listed(frame.columns)}")
+        raise ValueError(f"expected a numeric column, got {listed(frame.columns)}")
     called = [name for name in numeric if str(name).lower() in TARGET_NAMES]
     return called[:1] if id_column is not None and called else numeric
 
@@ -166,7 +194,7 @@ def _stamps(column: pd.Series, name: Hashable) -> pd.Index:
         if _is_fraction(column):
             raise ValueError(f"expected time stamps or integers in column {name!r}, got {column.dtype} numbers")
         column = column.astype(np.int64)
-    stamps: pd.Index = pd.Index(column) if _is_time(column) or _is_number(column) else _read_times(column)
+    stamps: pd.Index = pd.Index(column) if is_time(column) or _is_number(column) else _read_times(column)
     if stamps.isna().any():
         row = int(np.argmax(stamps.isna()))
         raise ValueError(f"expected time stamps in column {name!r}, got {column.iloc[row]!r} in row {row + 1}")
@@ -188,7 +216,7 @@ def _read_times(column: pd.Series) -> pd.DatetimeIndex:
 
 def _row_index(frame: pd.DataFrame) -> pd.Index:
     index: pd.Index = frame.index
-    if not _is_time(index) and not pd.api.types.is_integer_dtype(index.dtype):
+    if not is_time(index) and not pd.api.types.is_integer_dtype(index.dtype):
         index = pd.RangeIndex(len(frame))
     return index
 
@@ -197,7 +225,7 @@ def _reads_as_time(column: pd.Series) -> bool:
     return bool(_read_times(column.dropna().head(3)).notna().all())
 
 
-def _is_time(column: pd.Series | pd.Index) -> bool:
+def is_time(column: pd.Series | pd.Index) -> bool:
     return pd.api.types.is_datetime64_any_dtype(column.dtype) or isinstance(column.dtype, pd.PeriodDtype)
 
 
@@ -211,7 +239,7 @@ def _is_fraction(column: pd.Series) -> bool:
 
 
 def _is_text(column: pd.Series) -> bool:
-    return not _is_number(column) and not _is_time(column)
+    return not _is_number(column) and not is_time(column)
 
 
 def _holds_numbers(column: pd.Series) -> bool:
@@ -226,5 +254,5 @@ def _as_list(names: str | Sequence[str] | None) -> list[Any]:
     return [] if names is None else [names] if isinstance(names, str) else list(names)
 
 
-def _listed(names: Any) -> str:
+def listed(names: Any) -> str:
     return ", ".join(repr(name) if isinstance(name, str) else str(name) for name in names)

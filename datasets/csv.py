@@ -27,17 +27,29 @@ def load(
 
     Raises ValueError for a file that is missing, empty, malformed, larger than memory or holds no usable series.
     """
+    path, data = _read(path)
+    try:
+        if isinstance(data, list):
+            return from_series(data, freq)
+        return from_pandas(data, id_column=id_column, time_column=time_column, target_column=target_column, freq=freq)
+    except ValueError as error:
+        raise ValueError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """The table in a CSV or parquet file, as it is. Raises ValueError as `load` does, and for lists of series."""
+    path, data = _read(path)
+    if isinstance(data, list):
+        raise ValueError(f"{path}: expected a row per time stamp, got a row per series")
+    return data
+
+
+def _read(path: str | Path) -> tuple[Path, pd.DataFrame | list[lists.Series]]:
     path = Path(path).expanduser()
     if path.is_dir() or not path.exists():
         raise ValueError(f"expected a CSV or parquet file, got {path}, which {_is_not(path)}")
     try:
-        if path.suffix in PARQUET_SUFFIXES:
-            data = _read_parquet(path)
-            if isinstance(data, list):
-                return from_series(data, freq)
-        else:
-            data = _read_csv(path)
-        return from_pandas(data, id_column=id_column, time_column=time_column, target_column=target_column, freq=freq)
+        return path, _read_parquet(path) if path.suffix in PARQUET_SUFFIXES else _read_csv(path)
     except ValueError as error:
         raise ValueError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
 

@@ -102,8 +102,8 @@ def test_evaluate_some_configurations(benchmark, checkpoint, tmp_path):
     out = tmp_path / "some"
     assert evaluate(benchmark, out, checkpoint, "--configurations", "saugeen/D/short", "us_births/M/short") == 0
     assert list(pd.read_csv(out / "all_results.csv")["dataset"]) == ["saugeen/D/short", "us_births/M/short"]
-    out = tmp_path / "fast"
-    assert evaluate(benchmark, out, checkpoint, "--fast") == 0
+    out = tmp_path / "quick"
+    assert evaluate(benchmark, out, checkpoint, "--quick") == 0
     assert list(pd.read_csv(out / "all_results.csv")["dataset"]) == ["hospital/M/short"]
 
 
@@ -117,7 +117,7 @@ def test_evaluate_refuses(benchmark, checkpoint, fails, tmp_path):
 
 def test_evaluate_does_not_mix_models(benchmark, checkpoint, tmp_path, capsys):
     out = tmp_path / "results"
-    assert evaluate(benchmark, out, checkpoint, "--fast") == 0
+    assert evaluate(benchmark, out, checkpoint, "--quick") == 0
     before = (out / "all_results.csv").read_bytes()
     capsys.readouterr()
     assert evaluate(benchmark, out, checkpoint, "--model", "another") == 2

@@ -1,8 +1,11 @@
 """Covariates around a forecaster: the regression, what it learns from the context, and when it stays away."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
+import tsseq
+from tsseq.cli.__main__ import main
 from tsseq.covariates import CovariateConfig, constant_columns, forecast_with_covariates, ridge
 from tsseq.seasonal_naive import SeasonalNaive
 
@@ -157,3 +160,99 @@ def test_bad_input_says_what_was_expected():
         run(y, past * np.inf, future)
     with pytest.raises(ValueError, match="lags"):
         CovariateConfig(lags=-1)
+
+
+def shops(length=150, horizon=14):
+    """A long table of three shops, the covariates of the days to come, and the truth of these."""
+    base, promotion = weekly(length=length, horizon=horizon)
+    y = base + np.array([20, 0, -10])[:, None] * promotion[..., 0]
+    days = pd.date_range("2026-01-01", periods=length + horizon)
+    table = pd.DataFrame({"shop": np.repeat(["c", "a", "b"], len(days)), "day": [*days] * 3, "sold": y.ravel()})
+    table["promotion"] = promotion.ravel()
+    past = np.tile(np.arange(len(days)) < length, 3)
+    return table[past], table[~past].drop(columns="sold"), y[:, length:]
+
+
+def test_a_table_with_covariates_is_forecast_as_its_arrays_are():
+    table, future, truth = shops()
+    settings = {"covariates": ["promotion"], "model": SeasonalNaive(DAYS), "quantile_levels": (0.1, 0.5, 0.9)}
+    forecast = tsseq.forecast(table, 14, future=future, **settings)
+    y, promotion = table["sold"].to_numpy().reshape(3, 150), table["promotion"].to_numpy().reshape(3, 150, 1)
+    expected = run(y, promotion, future["promotion"].to_numpy().reshape(3, 14, 1), nonnegative=False)
+    np.testing.assert_allclose(forecast["mean"].to_numpy().reshape(3, 14), expected.mean)
+    np.testing.assert_allclose(forecast[["0.1", "0.5", "0.9"]].to_numpy().reshape(3, 14, 3), expected.quantiles)
+    assert list(forecast["item_id"].unique()) == ["c", "a", "b"]
+    assert np.abs(forecast["mean"].to_numpy().reshape(3, 14) - truth).mean() < 0.6
+    mixed = tsseq.forecast(table, 14, future=future.sample(frac=1, random_state=0).sort_values("day"), **settings)
+    pd.testing.assert_frame_equal(mixed, forecast)
+    early = tsseq.forecast(table, 14, future=future[future["day"] < "2026-06-05"], **settings)
+    assert np.isfinite(early["mean"]).all() and not early.equals(forecast)
+    alone = tsseq.forecast(table, 14, **settings)
+    unknown = run(y, promotion, np.full((3, 14, 1), np.nan), nonnegative=False)
+    np.testing.assert_allclose(alone["mean"].to_numpy().reshape(3, 14), unknown.mean)
+
+
+def test_the_covariates_of_a_wide_table_belong_to_all_its_series():
+    table, future, _ = shops()
+    wide = table.pivot(index="day", columns="shop", values="sold")
+    first = table["shop"] == "c"
+    wide["promotion"] = table.loc[first].set_index("day")["promotion"]
+    ahead = future[future["shop"] == "c"].set_index("day")[["promotion"]]
+    settings = {"covariates": ["promotion"], "model": SeasonalNaive(DAYS)}
+    stamped = tsseq.forecast(wide, 14, future=ahead, **settings)
+    assert list(stamped["item_id"].unique()) == ["a", "b", "c"]
+    numbered = tsseq.forecast(wide.reset_index(drop=True), 14, future=ahead.reset_index(drop=True), **settings)
+    np.testing.assert_array_equal(numbered["mean"], stamped["mean"])
+    expected = tsseq.forecast(table, 14, future=future, **settings)
+    np.testing.assert_allclose(
+        stamped.loc[stamped["item_id"] == "c", "mean"], expected.loc[expected["item_id"] == "c", "mean"]
+    )
+
+
+def test_a_table_of_unequal_series_and_missing_values():
+    table, future, _ = shops()
+    table = table[~((table["shop"] == "a") & (table["day"] < "2026-03-01"))].copy()
+    table.loc[table["day"] == "2026-04-10", ["sold", "promotion"]] = np.nan
+    forecast = tsseq.forecast(table, 14, covariates=["promotion"], future=future, model=SeasonalNaive(DAYS))
+    assert len(forecast) == 42 and np.isfinite(forecast["mean"]).all()
+
+
+def test_a_table_of_covariates_that_does_not_fit_says_why():
+    table, future, _ = shops()
+
+    def refused(message, data=table, **settings):
+        with pytest.raises(ValueError, match=message):
+            tsseq.forecast(data, 14, model=SeasonalNaive(DAYS), **{"covariates": ["promotion"], **settings})
+
+    refused("expected a column 'price'", covariates=["price"])
+    refused("name them", covariates=[], future=future)
+    refused("'promotion' in the table of the future, got 'shop', 'day'", future=future[["shop", "day"]])
+    refused("only series of the data .* got 'z'", future=future.assign(shop="z"))
+    refused("covariate 'promotion': series 'c': expected increasing", future=table[["shop", "day", "promotion"]])
+    refused("covariate 'promotion': .*numbers .*'yes'", data=table.assign(promotion="yes"))
+    refused("covariate 'promotion': .*finite", data=table.assign(promotion=np.inf))
+    refused("column of time", id_column="shop", data=table.drop(columns="day"), future=future.drop(columns="day"))
+    with pytest.warns(UserWarning, match="future not used: 'weather'"):
+        tsseq.forecast(table, 14, covariates=["promotion"], future=future.assign(weather=1), model=SeasonalNaive(DAYS))
+    with pytest.warns(UserWarning, match="never change: open"):
+        tsseq.forecast(table.assign(open=1), 14, covariates=["promotion", "open"], model=SeasonalNaive(DAYS))
+
+
+def test_covariates_from_the_shell(checkpoint, tmp_path, capsys):
+    table, future, _ = shops()
+    data, plans, out = (str(tmp_path / name) for name in ("sales.csv", "plans.csv", "f.parquet"))
+    table.to_csv(data, index=False)
+    future.to_csv(plans, index=False)
+    words = ["forecast", data, "--horizon", "14", "--checkpoint", checkpoint, "--out", out]
+    assert main([*words, "--covariates", "promotion", "--future", plans]) == 0
+    expected = tsseq.forecast(table, 14, covariates=["promotion"], future=future, model=checkpoint)
+    pd.testing.assert_frame_equal(pd.read_parquet(out), expected, rtol=1e-6)
+    capsys.readouterr()
+    for wrong, message in (
+        (["--future", plans], "name them"),
+        (["--covariates", "price"], "expected a column 'price', got 'shop', 'day', 'sold', 'promotion'"),
+        (["--covariates", "promotion", "--future", f"{tmp_path}/absent.csv"], "does not exist"),
+    ):
+        assert main([*words, *wrong]) == 2
+        said = capsys.readouterr().err
+        assert message in said and said.count("\n") == 1

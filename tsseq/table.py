@@ -1,13 +1,16 @@
 """Forecasts of pandas tables: `tsseq.forecast`."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from tsseq import memory
+from tsseq.datasets import covariate_columns
 from tsseq.datasets.panel import Panel, from_pandas
 from tsseq.metrics import DECILES
 
@@ -28,6 +31,8 @@ def forecast(
     time_column: str | None = None,
     target_column: str | Sequence[str] | None = None,
     freq: Any = None,
+    covariates: Sequence[str] = (),
+    future: pd.DataFrame | None = None,
     quantile_levels: Sequence[float] = DECILES,
     model: Model | str | Path | None = None,
     device: str | None = None,
@@ -40,6 +45,10 @@ def forecast(
     count as missing values. `model` is a checkpoint's name or path (default: the one that ships with tsseq), or
     an object with a `forecast` method.
 
+    `covariates` names columns that may help, for each series that they do (see `tsseq.covariates`); `future` has the
+    same columns of time and names for the steps to come, and those covariates that are known ahead. Covariates that
+    it lacks are forecast themselves. Ignored columns are named in a warning.
+
     Returns one row per series and step: item_id, timestamp, mean, and a column per quantile level, named
     "0.1" and so on. Series keep their order and the type of their names.
 
@@ -47,18 +56,44 @@ def forecast(
     an unknown or undeterminable frequency, a horizon below one or beyond what pandas' dates or memory hold, and
     series that hold infinite values or nothing.
     """
-    panel = from_pandas(data, id_column=id_column, time_column=time_column, target_column=target_column, freq=freq)
-    return forecast_panel(panel, horizon, quantile_levels, resolve(model, device))
+    names = {"id_column": id_column, "time_column": time_column, "target_column": target_column, "freq": freq}
+    beside = None
+    if covariates or future is not None:
+        panel, beside = read_with_covariates(data, covariates, future, horizon, **names)
+    else:
+        panel = from_pandas(data, **names)
+    return forecast_panel(panel, horizon, quantile_levels, resolve(model, device), beside)
 
 
-def forecast_panel(panel: Panel, horizon: int, quantile_levels: Sequence[float], model: Model) -> pd.DataFrame:
+@dataclass(frozen=True)
+class Beside:
+    """Covariates beside each series and ahead of it: `values` holds (time + horizon) × covariate for each."""
+
+    names: tuple[str, ...]
+    values: list[NDArray[np.float64]]
+
+
+def read_with_covariates(
+    data: pd.DataFrame | pd.Series, covariates: Sequence[str], future: pd.DataFrame | None, horizon: int, **names: Any
+) -> tuple[Panel, Beside]:
+    """The panel of `forecast` and the covariates beside it; `names` are those of `from_pandas`."""
+    if not covariates:
+        raise ValueError("expected the covariates that the table of the future is about, got none: name them")
+    check_horizon(horizon)
+    panel, values = covariate_columns.read(data, covariates, future, horizon, **names)
+    return panel, Beside(tuple(dict.fromkeys(covariates)), values)
+
+
+def forecast_panel(
+    panel: Panel, horizon: int, quantile_levels: Sequence[float], model: Model, covariates: Beside | None = None
+) -> pd.DataFrame:
     """As `forecast`, from a panel that is already read."""
     check_horizon(horizon)
     levels = check_levels(quantile_levels)
     rising = sorted(levels)
     memory.require(len(panel) * horizon * (len(levels) + 3) * ENTRY, f"a table of {len(panel)} × {horizon} forecasts")
     futures = _futures(panel, horizon)
-    result = model.forecast(panel.values, horizon, tuple(rising))
+    result = _forecast(panel, horizon, tuple(rising), model, covariates)
     quantiles = np.asarray(result.quantiles, np.float64).reshape(len(panel) * horizon, len(levels))
     table = pd.DataFrame(
         {
@@ -72,6 +107,27 @@ def forecast_panel(panel: Panel, horizon: int, quantile_levels: Sequence[float],
     return table
 
 
+def _forecast(panel: Panel, horizon: int, levels: tuple[float, ...], model: Model, beside: Beside | None) -> Any:
+    if beside is None:
+        return model.forecast(panel.values, horizon, levels)
+    from tsseq.inference import Predictor
+    from tsseq.with_covariates import Covariates, forecast_series
+
+    length = max(map(len, panel.values))
+    if isinstance(model, Predictor):
+        length = min(length, model.config.reach(model.forecaster.config.max_context))
+    context = np.stack([_last(values, length) for values in panel.values])
+    covariates = np.stack([_last(values, length + horizon) for values in beside.values])
+    known = Covariates(covariates[:, :length], covariates[:, length:], beside.names)
+    return forecast_series(model, context, horizon, levels, known)
+
+
+def _last(values: NDArray[np.float64], length: int) -> NDArray[np.float64]:
+    """The last `length` steps, with NaN before a shorter series."""
+    before = max(length - len(values), 0)
+    return np.pad(values[-length:], [(before, 0), *[(0, 0)] * (values.ndim - 1)], constant_values=np.nan)
+
+
 def _futures(panel: Panel, horizon: int) -> list[pd.Index]:
     try:
         return [panel.future(row, horizon) for row in range(len(panel))]
@@ -79,18 +135,20 @@ def _futures(panel: Panel, horizon: int) -> list[pd.Index]:
         raise ValueError(f"expected a horizon whose time stamps pandas can hold, got {horizon} steps") from error
 
 
-def resolve(model: Model | str | Path | None = None, device: str | None = None) -> Model:
-    """A model to call: a checkpoint by name or path, wrapped in a `Predictor`, or the object itself.
+def resolve(model: Model | str | Path | None = None, device: str | None = None, *, fast: bool = False) -> Model:
+    """A model to call: a checkpoint by name or path, wrapped in a `Predictor` (one pass if `fast`), or the object
+    itself.
 
     Raises ValueError for a checkpoint that is not one of ours or a device that this machine lacks.
     """
     if model is not None and not isinstance(model, str | Path):
         return model
     from tsseq.checkpoint import load
-    from tsseq.inference import Predictor
+    from tsseq.inference import FAST, InferenceConfig, Predictor
 
     forecaster = load("base" if model is None else model)
-    return Predictor(forecaster if device is None else forecaster.to(_checked_device(device)))
+    forecaster = forecaster if device is None else forecaster.to(_checked_device(device))
+    return Predictor(forecaster, FAST if fast else InferenceConfig())
 
 
 def _checked_device(device: str) -> str:

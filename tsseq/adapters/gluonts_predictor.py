@@ -18,11 +18,11 @@ from gluonts.model.predictor import Predictor as GluonPredictor
 from numpy.typing import NDArray
 
 from tsseq.adapters.shared_model import resolve_device
-from tsseq.adapters.with_covariates import Covariates, forecast_series
 from tsseq.checkpoint import FILE_NAME, load, save
 from tsseq.forecaster import DECILES, Forecaster
-from tsseq.inference import InferenceConfig
+from tsseq.inference import InferenceConfig, Predictor
 from tsseq.quantiles import check_levels
+from tsseq.with_covariates import Covariates, forecast_series
 
 SETTINGS = "tsseq.json"
 FEATURES = ("feat_dynamic_real", "past_feat_dynamic_real")
@@ -56,6 +56,7 @@ class TsseqPredictor(GluonPredictor):
         device: str = "auto",
         flip: bool = True,
         nonnegative: bool = True,
+        coarser: Sequence[int] = InferenceConfig.coarser,
         covariates: bool = True,
         lead_time: int = 0,
     ) -> None:
@@ -69,7 +70,7 @@ class TsseqPredictor(GluonPredictor):
         self.covariates = covariates
         self.quantile_levels, self.batch_size = tuple(quantile_levels), batch_size
         self.forecaster = (model if isinstance(model, Forecaster) else load(model)).to(resolve_device(device))
-        self.inference = InferenceConfig(flip=flip, nonnegative=nonnegative)
+        self.inference = InferenceConfig(flip=flip, nonnegative=nonnegative, coarser=tuple(coarser))
 
     def predict(self, dataset: Dataset, batch_size: int | None = None, **kwargs: Any) -> Iterator[QuantileForecast]:
         """One forecast per entry, in the order of the dataset."""
@@ -97,8 +98,10 @@ class TsseqPredictor(GluonPredictor):
         horizon = self.lead_time + self.prediction_length
         channels = [np.atleast_2d(target) for target in targets]
         rows = np.repeat(np.arange(len(entries)), [len(target) for target in channels])
-        contexts = [row[-self.forecaster.config.max_context :] for target in channels for row in target]
+        reach = self.inference.reach(self.forecaster.config.max_context)
+        contexts = [row[-reach:] for target in channels for row in target]
         arrays = np.empty((len(contexts), horizon, len(self.quantile_levels) + 1))
+        model = Predictor(self.forecaster, self.inference)
         for number, members in _by_features(entries, self.covariates).items():
             chosen = np.flatnonzero(np.isin(rows, members))
             some: Any = [contexts[row] for row in chosen]
@@ -109,7 +112,7 @@ class TsseqPredictor(GluonPredictor):
                 parts = {row: _features(entries[row], targets[row].shape[-1], length, horizon) for row in members}
                 values = np.stack([parts[rows[row]] for row in chosen])
                 features = Covariates(values[:, :length], values[:, length:], _names(number))
-            result = forecast_series(self.forecaster, self.inference, some, horizon, self.quantile_levels, features)
+            result = forecast_series(model, some, horizon, self.quantile_levels, features)
             arrays[chosen] = np.concatenate([result.quantiles, result.mean[..., None]], axis=-1)
         return arrays.transpose(2, 0, 1)
 
@@ -133,6 +136,7 @@ class TsseqPredictor(GluonPredictor):
             "lead_time": self.lead_time,
             "flip": self.inference.flip,
             "nonnegative": self.inference.nonnegative,
+            "coarser": list(self.inference.coarser),
             "covariates": self.covariates,
         }
         (path / SETTINGS).write_text(json.dumps(settings))

@@ -17,11 +17,11 @@ from sktime.forecasting.base import BaseForecaster, ForecastingHorizon
 
 from tsseq.adapters.shared_model import SharedModel, resolve_device
 from tsseq.adapters.sktime_grid import Grid, align, find_frequency, future_index, places
-from tsseq.adapters.with_covariates import Covariates, forecast_series, warn_of_ignored
 from tsseq.backbone import BackboneConfig
 from tsseq.forecaster import Forecaster, ForecasterConfig
 from tsseq.frequency import Frequency
-from tsseq.inference import InferenceConfig
+from tsseq.inference import InferenceConfig, Predictor
+from tsseq.with_covariates import Covariates, forecast_series, warn_of_ignored
 
 MODES = ("zero_shot", "fine_tune", "from_scratch")
 POINTS = ("median", "mean")
@@ -56,6 +56,8 @@ class TsseqForecaster(BaseForecaster):
         Average with the mirrored forecast of the mirrored series; doubles the time.
     nonnegative : bool, default=True
         No forecast below zero for a series that never is.
+    coarser : tuple of int, default=(3, 6)
+        Factors by which long histories are also read more coarsely, where that forecast their own end better.
     covariates : bool, default=True
         Use X, by a ridge regression fitted to the context (see `tsseq.covariates`), for the series whose last values
         it helps to forecast. Columns that X lacks in `predict` are covariates of the past only, and forecast
@@ -117,6 +119,7 @@ class TsseqForecaster(BaseForecaster):
         point: str = "median",
         flip: bool = True,
         nonnegative: bool = True,
+        coarser: tuple[int, ...] = InferenceConfig.coarser,
         covariates: bool = True,
         freq: Any = None,
         device: str = "auto",
@@ -133,6 +136,7 @@ class TsseqForecaster(BaseForecaster):
         self.point = point
         self.flip = flip
         self.nonnegative = nonnegative
+        self.coarser = coarser
         self.covariates = covariates
         self.freq = freq
         self.device = device
@@ -213,7 +217,7 @@ class TsseqForecaster(BaseForecaster):
 
     @property
     def _inference(self) -> InferenceConfig:
-        return InferenceConfig(flip=self.flip, nonnegative=self.nonnegative)
+        return InferenceConfig(flip=self.flip, nonnegative=self.nonnegative, coarser=tuple(self.coarser))
 
     def _update(self, y: pd.DataFrame, X: pd.DataFrame | None = None, update_params: bool = True) -> TsseqForecaster:
         self._check("y", y)
@@ -227,7 +231,8 @@ class TsseqForecaster(BaseForecaster):
 
     def _keep_tail(self) -> None:
         """Copy what the network can read; the training modes keep all, as an update trains again."""
-        length = self._shared.forecaster.config.max_context if self.mode == "zero_shot" else None
+        reach = self._inference.reach(self._shared.forecaster.config.max_context)
+        length = reach if self.mode == "zero_shot" else None
         self._cur_y = self._tail(self._cur_y, length)
         self._cur_X = None if self._cur_X is None else self._tail(self._cur_X, length)
 
@@ -255,13 +260,13 @@ class TsseqForecaster(BaseForecaster):
         y, model = self._cur_y, self._shared.forecaster
         grid = align(y.index, self._cutoff, self._frequency)
         steps = self._steps(fh)
-        first = max(int(grid.place.min()), 1 - model.config.max_context)
+        first = max(int(grid.place.min()), 1 - self._inference.reach(model.config.max_context))
         context = grid.scatter(y, min(first, 0), 0)
         self._warn_of_nothing(context, grid)
         horizon, shape = int(steps.max()), (*context.shape[:2], len(steps))
         covariates = self._covariates(X, grid, context.shape, horizon)
         rows = context.reshape(-1, context.shape[-1])
-        forecast = forecast_series(model, self._inference, rows, horizon, levels, covariates)
+        forecast = forecast_series(Predictor(model, self._inference), rows, horizon, levels, covariates)
         result = {
             "mean": forecast.mean[:, steps - 1].reshape(shape),
             "quantiles": forecast.quantiles[:, steps - 1].reshape(*shape, len(levels)),
@@ -324,7 +329,7 @@ class TsseqForecaster(BaseForecaster):
     @classmethod
     def get_test_params(cls, parameter_set: str = "default") -> list[dict[str, Any]]:
         """Parameters of instances that fit and predict in milliseconds."""
-        quick = {"flip": False, "device": "cpu", "max_steps": 1}
+        quick = {"flip": False, "coarser": (), "device": "cpu", "max_steps": 1}
         pretrained = {**quick, "model": str(_tiny_checkpoint())}
         new = {**quick, "mode": "from_scratch", "mixer": "lru", "width": 8, "layers": 1, "point": "mean"}
         return [pretrained, {**pretrained, "mode": "fine_tune", "covariates": False}, new]

@@ -1,4 +1,4 @@
-"""What both adapters do with covariates once they are arrays."""
+"""A forecast that uses covariates where they help: what tables and both adapters share."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tsseq.covariates import constant_columns, forecast_with_covariates
-from tsseq.forecaster import Forecaster
-from tsseq.inference import InferenceConfig, Predictor
+from tsseq.covariates import Model, constant_columns, forecast_with_covariates
+from tsseq.inference import Predictor
 
 Array = NDArray[np.float64]
 
@@ -53,21 +52,18 @@ def warn_of_ignored(names: Sequence[Any], reason: str) -> None:
 
 
 def forecast_series(
-    forecaster: Forecaster,
-    inference: InferenceConfig,
-    context: Any,
-    horizon: int,
-    levels: Sequence[float],
-    covariates: Covariates | None = None,
+    model: Model, context: Any, horizon: int, levels: Sequence[float], covariates: Covariates | None = None
 ) -> Arrays:
     """Forecast `context`: a list of series, or with covariates an array of series × time, in one batched call."""
     covariates = None if covariates is None else covariates.useful()
     if covariates is None:
-        plain = Predictor(forecaster, inference).forecast(context, horizon, levels)
-        return Arrays(plain.quantiles.numpy(), plain.mean.numpy())
-    # The sign of what is left once the covariates are taken out means nothing.
-    model = Predictor(forecaster, dataclasses.replace(inference, nonnegative=False))
+        plain = model.forecast(context, horizon, levels)
+        return Arrays(np.asarray(plain.quantiles), np.asarray(plain.mean))
+    nonnegative = isinstance(model, Predictor) and model.config.nonnegative
+    if isinstance(model, Predictor):
+        # The sign of what is left once the covariates are taken out means nothing.
+        model = Predictor(model.forecaster, dataclasses.replace(model.config, nonnegative=False))
     result = forecast_with_covariates(
-        model, context, covariates.past, covariates.future, levels, nonnegative=inference.nonnegative
+        model, context, covariates.past, covariates.future, levels, nonnegative=nonnegative
     )
     return Arrays(result.quantiles, result.mean)
