@@ -60,7 +60,7 @@ def uea(
         layers: residual blocks
         positions: longest sequence that the mixer reads; longer series are cut into patches
         members: networks whose probabilities are averaged
-        options: keyword arguments of the mixer, as JSON
+        options: keyword arguments of the mixer, as JSON; if not given, none but for the lru, whose modes start slow
         max_epochs: passes over the training set
         max_steps: most optimiser steps of each network
         batch_size: series per step
@@ -82,7 +82,7 @@ def uea(
         learning_rate=learning_rate,
         patience=patience,
     )
-    recipe = Recipe(mixers, width, layers, positions, members, {name: options or {} for name in mixers}, training)
+    recipe = Recipe(mixers, width, layers, positions, members, Recipe.options_for(mixers, options), training)
     recipe.network(1, 1, 2)  # a wrong mixer or option fails before any work
     present = archive.names(data)
     unknown = sorted(set(names or []) - set(present))

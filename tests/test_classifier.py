@@ -20,7 +20,7 @@ from sktime.utils.estimator_checks import check_estimator
 from tsseq.adapters.sktime import TsseqClassifier
 from tsseq.backbone import BackboneConfig
 from tsseq.classifier import Classifier, ClassifierConfig, reverse
-from tsseq.classifier_training import ClassifierTrainingConfig, fit, log_probabilities, split
+from tsseq.classifier_training import ClassifierTrainingConfig, fit, log_probabilities, split, warped
 from tsseq.cli.__main__ import main
 from tsseq.mixers import MIXERS
 
@@ -74,7 +74,9 @@ def test_both_directions_are_read():
     assert reverse(x, torch.tensor([3, 5]))[..., 0].tolist() == [[2, 1, 0, 3, 4], [9, 8, 7, 6, 5]]
 
 
-@pytest.mark.parametrize("changes", [{}, {"mixup": 0.4, "noise": 0.1, "stretch": 0.1, "hidden": 0.3}])
+@pytest.mark.parametrize(
+    "changes", [{"warp": 0.0}, {"mixup": 0.4, "noise": 0.1, "stretch": 0.1, "hidden": 0.3, "warp": 0.3}]
+)
 def test_it_learns_in_any_unit(changes):
     values, labels = waves()
     values = values * np.array([1e-6, 1e6], np.float32)
@@ -89,6 +91,20 @@ def test_it_learns_in_any_unit(changes):
     seen = values[..., 0][~np.isnan(values[..., 0])]
     np.testing.assert_allclose(model.loc[0], seen.mean(), rtol=1e-4)
     np.testing.assert_allclose(model.scale[0], seen.std(), rtol=1e-4)
+
+
+def test_warping_keeps_the_ends_and_passes_in_between_at_given_speeds():
+    values = torch.tensor([[0.0, 1, 2, 3, 4, 5, 6, 7, 8], [0, 1, 2, 3, 4, torch.nan, torch.nan, torch.nan, torch.nan]])
+    twice = torch.stack([values, -values], dim=-1)
+    even = warped(twice, torch.ones(2, 4))
+    torch.testing.assert_close(even, twice, equal_nan=True)
+    # Half of the time for the first quarter of the way, then three quarters of it in the other half.
+    uneven = warped(twice, torch.tensor([[1.0, 1, 3, 3], [1, 1, 3, 3]]))
+    torch.testing.assert_close(uneven[0, :, 0], torch.tensor([0, 0.5, 1, 1.5, 2, 3.5, 5, 6.5, 8]))
+    torch.testing.assert_close(uneven[1, :, 0], torch.tensor([0, 0.5, 1, 2.5, 4, *[torch.nan] * 4]), equal_nan=True)
+    torch.testing.assert_close(uneven[..., 1], -uneven[..., 0], equal_nan=True)
+    lonely = torch.full((1, 3, 1), torch.nan)
+    torch.testing.assert_close(warped(lonely, torch.ones(1, 4)), lonely, equal_nan=True)
 
 
 def test_early_stopping_keeps_the_best_epoch():

@@ -17,9 +17,8 @@ from tsseq.backbone import Backbone, BackboneConfig
 class ClassifierConfig:
     """`stride` time steps make one position of the backbone, which a convolution over `kernel` (odd) steps reads.
 
-    `bidirectional` runs the same backbone over the reversed series too. `differences` adds what each channel gained
-    since the step before as inputs, `clock` how far a series has gone, from -1 to 1. `dropout` acts on the pooled
-    features, `block_dropout` on what each residual block adds.
+    `bidirectional` runs the same backbone over the reversed series too. `dropout` acts on the pooled features and
+    `block_dropout` on what each residual block adds.
     """
 
     channels: int
@@ -27,8 +26,6 @@ class ClassifierConfig:
     stride: int = 1
     kernel: int = 5
     bidirectional: bool = True
-    differences: bool = False
-    clock: bool = False
     dropout: float = 0.1
     block_dropout: float = 0.1
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
@@ -68,7 +65,6 @@ class Classifier(nn.Module):
 
     loc: Tensor
     scale: Tensor
-    difference_scale: Tensor
 
     def __init__(self, config: ClassifierConfig) -> None:
         super().__init__()
@@ -76,9 +72,9 @@ class Classifier(nn.Module):
         width = config.backbone.width
         self.register_buffer("loc", torch.zeros(config.channels))
         self.register_buffer("scale", torch.ones(config.channels))
-        self.register_buffer("difference_scale", torch.ones(config.channels))
-        inputs = (2 + config.differences) * config.channels + config.clock
-        self.embed = nn.Conv1d(inputs, width, config.kernel, stride=config.stride, padding=config.kernel // 2)
+        self.embed = nn.Conv1d(
+            2 * config.channels, width, config.kernel, stride=config.stride, padding=config.kernel // 2
+        )
         self.backbone = Backbone(config.backbone)
         self.head = nn.Linear(width * (4 if config.bidirectional else 2), config.classes)
 
@@ -104,13 +100,7 @@ class Classifier(nn.Module):
         scaled = torch.where(observed, (values - self.loc) / self.scale, 0.0)
         inside = torch.arange(values.shape[1], device=values.device) < steps[:, None]
         missing = (~observed & inside[..., None]).to(scaled.dtype)
-        inputs = [scaled, missing]
-        if self.config.differences:
-            inputs.append(differences(values) / self.difference_scale)
-        if self.config.clock:
-            time = torch.arange(values.shape[1], device=values.device) / (steps[:, None] - 1).clamp(min=1)
-            inputs.append(torch.where(inside, 2 * time - 1, 0.0)[..., None])
-        tokens: Tensor = self.embed(torch.cat(inputs, dim=-1).mT)
+        tokens: Tensor = self.embed(torch.cat([scaled, missing], dim=-1).mT)
         return tokens.mT
 
     def _mix(self, x: Tensor) -> Tensor:
@@ -128,11 +118,6 @@ def reverse(x: Float[Tensor, "batch time width"], lengths: Int[Tensor, "batch"])
     time = torch.arange(x.shape[1], device=x.device)
     source = torch.where(time < lengths[:, None], lengths[:, None] - 1 - time, time)
     return x.gather(1, source[..., None].expand_as(x))
-
-
-def differences(values: Float[Tensor, "batch time channel"]) -> Float[Tensor, "batch time channel"]:
-    """What each step gained on the one before it; 0 where one of the two is missing."""
-    return F.pad(values.diff(dim=1), (0, 0, 1, 0)).nan_to_num(0.0)
 
 
 def _length(observed: Bool[Tensor, "batch time"]) -> Int[Tensor, "batch"]:

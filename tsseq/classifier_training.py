@@ -48,7 +48,7 @@ class ClassifierTrainingConfig:
     noise: float = 0.0
     stretch: float = 0.0
     hidden: float = 0.0
-    warp: float = 0.0
+    warp: float = 0.3
     validation: float = 0.0
     patience: int = 20
     seed: int = 0
@@ -240,9 +240,6 @@ def _normalise(classifier: Classifier, values: Tensor) -> None:
     """The mean and standard deviation of each channel; a channel that is constant or missing keeps its unit."""
     rows = values.flatten(0, 1).double()
     mean = rows.nanmean(0).nan_to_num()
-    constant = 1e-8 * mean.abs().clamp(min=1e-30)
+    deviation = (rows - mean).square().nanmean(0).sqrt().nan_to_num()
     classifier.loc.copy_(mean)
-    gains = values.double().diff(dim=1).flatten(0, 1)
-    for scale, spread in ((classifier.scale, rows - mean), (classifier.difference_scale, gains)):
-        deviation = spread.square().nanmean(0).sqrt().nan_to_num()
-        scale.copy_(torch.where(deviation > constant, deviation, 1.0))
+    classifier.scale.copy_(torch.where(deviation > 1e-8 * mean.abs().clamp(min=1e-30), deviation, 1.0))

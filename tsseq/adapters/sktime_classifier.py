@@ -44,8 +44,11 @@ class TsseqClassifier(BaseClassifier):
         by the whole schedule.
     patience : int, default=20
         Epochs without a lower validation loss that end the training.
+    warp : float, default=0.3
+        Training series are passed through at speeds that differ from stretch to stretch: the standard deviation of
+        their logarithm; 0 leaves the series as they are.
     mixer_options : dict or None, default=None
-        Keyword arguments of the mixer.
+        Keyword arguments of the mixer; None is {} but for the "lru", whose modes then start slow.
     device : str, default="auto"
         Where the networks run: "auto" (a GPU if there is one), "cpu", "cuda", "mps".
     random_state : int, RandomState or None, default=0
@@ -89,6 +92,7 @@ class TsseqClassifier(BaseClassifier):
         learning_rate: float = 2e-3,
         validation: float = 0.0,
         patience: int = 20,
+        warp: float = 0.3,
         mixer_options: dict[str, Any] | None = None,
         device: str = "auto",
         random_state: Any = 0,
@@ -104,6 +108,7 @@ class TsseqClassifier(BaseClassifier):
         self.learning_rate = learning_rate
         self.validation = validation
         self.patience = patience
+        self.warp = warp
         self.mixer_options = mixer_options
         self.device = device
         self.random_state = random_state
@@ -153,6 +158,7 @@ class TsseqClassifier(BaseClassifier):
             learning_rate=self.learning_rate,
             validation=self.validation,
             patience=self.patience,
+            warp=self.warp,
         )
         return Recipe(
             mixers=mixers,
@@ -160,7 +166,7 @@ class TsseqClassifier(BaseClassifier):
             layers=self.layers,
             positions=self.positions,
             members=self.members,
-            options={name: self.mixer_options or {} for name in mixers},
+            options=Recipe.options_for(mixers, self.mixer_options),
             training=training,
         )
 
