@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from tsseq.state_tracker import TrackerTraining
 
 RESULTS = "state_tracking.csv"
+TABLES: tuple[dict[str, Any], dict[str, Any]] = (
+    {"steps": 2000, "start_length": 4, "train_length": (3, 40), "test_length": (40, 256)},
+    {"steps": 6000, "start_length": 2, "train_length": (1, 20), "test_length": (20, 20), "label_smoothing": 0.0},
+)
+"""Training for the tables of languages and of groups."""
 
 
 def state_tracking(
@@ -66,7 +71,7 @@ def state_tracking(
         train_length: shortest and longest word in training; 3 40 for languages and 1 20 for groups if not given
         test_length: shortest and longest word in the test; 40 256 for languages and 20 20 for groups if not given
         seeds: one run for each; 0 if not given
-        steps: optimiser steps (the papers take 100000); 2500 for languages and 6000 for groups if not given
+        steps: optimiser steps (the papers take 100000); 2000 for languages and 6000 for groups if not given
         batch_size: words per step; 64 if not given
         learning_rate: peak learning rate; 5e-3 for mixers by name
         weight_decay: decoupled decay of all weights but embeddings; 0.01 for mixers by name
@@ -100,18 +105,12 @@ def state_tracking(
     runs: list[Run] = []
     for one in LANGUAGES if task is None else task:
         tasks.load(one)
-        base = TrackerTraining(
-            steps=6000 if one in GROUPS else 2500,
-            label_smoothing=0.0 if one in GROUPS else 0.1,
-            start_length=2 if one in GROUPS else 4,
-            every_position=every_position,
-            test_words=test_words,
-            test_every=test_every,
-        )
+        words = {"every_position": every_position, "test_words": test_words, "test_every": test_every}
+        base = TrackerTraining(**(TABLES[one in GROUPS] | words))
         depth = layers or (1 if one in GROUPS else 2)
         for name in list(rows(one)) if mixer is None else mixer:
             config, own = model(one, name, width, depth, mlp_width, options or {})
-            runs.append((one, name, config, training_of(one, base, own, asked)))
+            runs.append((one, name, config, training_of(base, own, asked)))
     path = None if out is None else ensure_folder(out) / RESULTS
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     _print(_run(runs, [0] if seeds is None else seeds, device, path), list(dict.fromkeys(run[0] for run in runs)))
@@ -163,11 +162,12 @@ def _train(
     task: str, name: str, config: BackboneConfig, training: TrackerTraining, seed: int, device: str
 ) -> dict[str, Any]:
     from rich.console import Console
+    from rich.markup import escape
 
     from tsseq.datasets import state_tracking as tasks
     from tsseq.state_tracker import train_tracker
 
-    console, title = Console(stderr=True), f"{task:28} {name:26} seed {seed}"
+    console, title = Console(stderr=True), escape(f"{task:28} {name:26} seed {seed}")
     with console.status(title) as status:
         scores = train_tracker(
             tasks.load(task),
@@ -185,6 +185,7 @@ def _train(
 def _print(results: pd.DataFrame, wanted: list[str]) -> None:
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -202,5 +203,5 @@ def _print(results: pd.DataFrame, wanted: list[str]) -> None:
             if task in LANGUAGES:
                 published = rows(task)[name].published if name in rows(task) else None
                 cells.append(f"{published[LANGUAGES.index(task)]:.1f}" if published else "")
-        table.add_row(name, *cells)
+        table.add_row(escape(name), *cells)
     Console().print(table)

@@ -43,6 +43,9 @@ def _slice(
     return Row(("slice",), published, 64, {"slice": {"structure": structure, **options}}, training)
 
 
+# The one structure that learns less from words that grow.
+_ALL_LENGTHS: Mapping[str, Any] = {"weight_decay": 0.1, "start_length": None, "steps": 2500}
+
 LANGUAGE_ROWS: dict[str, Row] = {
     "lstm": Row(("lstm",), (100.0, 100.0, 99.9, 100.0)),
     "slstm": Row(("slstm",), (32.5, 100.0, 27.7, 100.0)),
@@ -58,21 +61,18 @@ LANGUAGE_ROWS: dict[str, Row] = {
     "slice[diagonal]": _slice("diagonal", (69.5, 100.0, 20.9, 100.0), {}),
     "slice[walsh_hadamard]": _slice("walsh_hadamard", (69.7, 93.1, 23.8, 71.4), {}, states=128),
     "slice[block_diagonal]": _slice("block_diagonal", (99.8, 85.9, 54.0, 95.3), {}, states=32, block=4),
-    "slice[diagonal_dense]": _slice(
-        "diagonal_dense", (73.3, 84.8, 98.4, 83.8), {"weight_decay": 0.1}, states=32, block=16
-    ),
+    "slice[diagonal_dense]": _slice("diagonal_dense", (73.3, 84.8, 98.4, 83.8), _ALL_LENGTHS, states=32, block=16),
     "slice[dplr]": _slice("dplr", (81.1, 100.0, 68.3, 91.0), {}, states=32, rank=4),
 }
-WORDS: Mapping[str, Any] = {"start_length": 2, "label_smoothing": 0.0}
 GROUP_ROWS: dict[str, Row] = {
-    "slice[dense]": _slice("dense", None, WORDS, states=32),
-    "slice[block_diagonal]": _slice("block_diagonal", None, WORDS, states=128, block=4),
-    "slice[dplr]": _slice("dplr", None, WORDS, states=32, rank=4),
+    "slice[dense]": _slice("dense", None, {}, states=32),
+    "slice[block_diagonal]": _slice("block_diagonal", None, {}, states=128, block=4),
+    "slice[dplr]": _slice("dplr", None, {}, states=32, rank=4),
     "slice[walsh_hadamard]": _slice(
-        "walsh_hadamard", None, {**WORDS, "learning_rate": 1e-2, "steps": 16000}, states=1024, scale=0.25
+        "walsh_hadamard", None, {"learning_rate": 1e-2, "steps": 16000}, states=1024, scale=0.25
     ),
-    "slice[diagonal]": _slice("diagonal", None, WORDS, states=128),
-    "mamba": Row(("mamba",), training=WORDS),
+    "slice[diagonal]": _slice("diagonal", None, {}, states=128),
+    "mamba": Row(("mamba",)),
 }
 
 
@@ -100,11 +100,10 @@ def model(
     return BackboneConfig((name,), width, layers, mlp_width, options={name: options}), {}
 
 
-def training_of(task: str, base: TrackerTraining, own: Mapping[str, Any], given: Mapping[str, Any]) -> TrackerTraining:
-    """`base` with the lengths of the task's table, what a model takes, and last what was asked for."""
-    lengths: dict[str, Any] = {"train_length": (1, 20), "test_length": (20, 20)} if task in GROUPS else {}
-    settings = {**lengths, **own, **given}
-    if "start_length" in settings or base.start_length is not None:
-        start = settings.get("start_length", base.start_length)
-        settings["start_length"] = start and max(start, settings.get("train_length", base.train_length)[0])
+def training_of(base: TrackerTraining, own: Mapping[str, Any], given: Mapping[str, Any]) -> TrackerTraining:
+    """`base` with what a model takes and then what was asked for; words start no shorter than training allows."""
+    settings = {**own, **given}
+    start = settings.get("start_length", base.start_length)
+    if start is not None:
+        settings["start_length"] = max(start, settings.get("train_length", base.train_length)[0])
     return replace(base, **settings)

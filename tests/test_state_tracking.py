@@ -166,7 +166,7 @@ def test_training_stops_when_all_is_right(monkeypatch):
 )
 def test_models_of_the_tables_can_be_built(task, name):
     config, training = model(task, name, 8, 2, 0, {})
-    assert training_of(task, TrackerTraining(), training, {"batch_size": 3}).batch_size == 3
+    assert training_of(TrackerTraining(start_length=5), training, {"batch_size": 3}).batch_size == 3
     logits = StateTracker(TASKS[task], config)(torch.zeros(2, 5, dtype=torch.long))
     assert logits.shape == (2, 5, TASKS[task].classes) and logits.isfinite().all()
 
@@ -199,7 +199,14 @@ def test_command_writes_and_continues(tmp_path, capsys):
     both = pd.read_csv(tmp_path / "state_tracking.csv")
     assert len(both) == 4
     pd.testing.assert_frame_equal(both.head(2), first)
-    assert "97.7" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "97.7" in said and "delta_net[-1,1]" in said
+
+
+def test_command_trains_groups_on_their_own_lengths(tmp_path):
+    command(task=["a5"], mixer=["slice[dense]"], steps=1, batch_size=2, test_words=2, out=tmp_path)
+    run = pd.read_csv(tmp_path / "state_tracking.csv").iloc[0]
+    assert (run["layers"], run["trained_on"], run["tested_on"]) == (1, "1-20", "20-20")
 
 
 def test_command_names_what_is_wrong():
