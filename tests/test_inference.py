@@ -63,8 +63,8 @@ def test_a_coarser_reading_counts_only_where_it_forecast_the_past_better(generat
     stepped = torch.where(torch.arange(2000) % 400 < 200, 0.0, 1.0) + 0.0
     for series, wins in ((noisy, True), (stepped, False)):
         model = Drifting(window=2)
-        plain = Predictor(model, PLAIN).forecast([series], 40).quantiles
-        mixed = Predictor(model, InferenceConfig()).forecast([series], 40).quantiles
+        plain = Predictor(model, PLAIN).forecast([series], 80).quantiles
+        mixed = Predictor(model, InferenceConfig()).forecast([series], 80).quantiles
         assert torch.equal(plain, mixed) != wins
 
 
@@ -112,6 +112,12 @@ def test_nothing_observed_is_forecast_as_missing(network):
     assert quantiles[0].isnan().all() and quantiles[1].isfinite().all()
 
 
+def test_short_horizons_take_one_reading(network, generator):
+    series = torch.randn(2, 900, generator=generator)
+    plain, mixed = (Predictor(network, c).forecast(series, 15).quantiles for c in (PLAIN, InferenceConfig()))
+    torch.testing.assert_close(plain, mixed, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("bad", [{"coarser": (1, 2)}, {"recent": (0,)}])
 def test_an_impossible_reading_is_refused(bad):
     with pytest.raises(ValueError, match="at least 2 in coarser"):
@@ -121,5 +127,5 @@ def test_an_impossible_reading_is_refused(bad):
 def test_a_recent_reading_counts_where_the_past_has_changed():
     series = torch.cat([torch.zeros(1500), torch.ones(500)])
     config = InferenceConfig(coarser=(), recent=(100,))
-    changed = Predictor(Drifting(window=1000), config).forecast([series], 20).quantiles
+    changed = Predictor(Drifting(window=1000), config).forecast([series], 80).quantiles
     torch.testing.assert_close(changed, torch.ones_like(changed), rtol=0.01, atol=0)

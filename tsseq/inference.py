@@ -25,7 +25,8 @@ class InferenceConfig:
 
     Each further reading, coarser or more recent, first forecasts the last two horizons of the history. Those that do
     it better than the plain reading are averaged with it, weighted by how much better. With the defaults this takes
-    as long as about five passes more for a long history, and nothing for one shorter than four horizons.
+    as long as about six passes more for a long history, and nothing for a horizon shorter than two patches or a history
+    shorter than four horizons.
     """
 
     flip: bool = True
@@ -49,6 +50,8 @@ FAST = InferenceConfig(flip=False, coarser=(), recent=())
 ORIGINS = 2
 MIN_HORIZONS = 4
 """A history shorter than this is read once: too little would be left before its held-out end."""
+MIN_PATCHES = 2
+"""For a horizon shorter than this the plain reading is as good on its own, by experience with synthetic series."""
 MIN_BLOCKS = 64
 TEMPERATURE = 0.1
 
@@ -89,6 +92,8 @@ class Predictor:
     def _readable(self, series: list[Tensor], horizon: int) -> dict[tuple[Reading, ...], list[int]]:
         """Rows by the further readings for which enough of their history is left once its end is held out."""
         groups: dict[tuple[Reading, ...], list[int]] = {}
+        if horizon < MIN_PATCHES * self.forecaster.config.patch_length:
+            return groups
         longest = self.forecaster.config.max_context
         for row, values in enumerate(series):
             if len(values) < MIN_HORIZONS * horizon:

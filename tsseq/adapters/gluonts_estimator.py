@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,8 @@ class TsseqEstimator(Estimator):
         from tsseq.finetuning import FinetuningConfig, finetune, train_from_scratch
 
         series = [row.astype(np.float64) for entry in training_data for row in np.atleast_2d(read_target(entry))]
-        flags = {name: self.predictor[name] for name in ("flip", "nonnegative", "coarser") if name in self.predictor}
+        options = [option.name for option in dataclasses.fields(InferenceConfig)]
+        flags = {name: self.predictor[name] for name in options if name in self.predictor}
         config = FinetuningConfig(
             horizon=self.prediction_length + self.lead_time,
             max_steps=self.max_steps,

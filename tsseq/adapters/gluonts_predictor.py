@@ -57,6 +57,7 @@ class TsseqPredictor(GluonPredictor):
         flip: bool = True,
         nonnegative: bool = True,
         coarser: Sequence[int] = InferenceConfig.coarser,
+        recent: Sequence[int] = InferenceConfig.recent,
         covariates: bool = True,
         lead_time: int = 0,
     ) -> None:
@@ -70,7 +71,7 @@ class TsseqPredictor(GluonPredictor):
         self.covariates = covariates
         self.quantile_levels, self.batch_size = tuple(quantile_levels), batch_size
         self.forecaster = (model if isinstance(model, Forecaster) else load(model)).to(resolve_device(device))
-        self.inference = InferenceConfig(flip=flip, nonnegative=nonnegative, coarser=tuple(coarser))
+        self.inference = InferenceConfig(flip, nonnegative, tuple(coarser), tuple(recent))
 
     def predict(self, dataset: Dataset, batch_size: int | None = None, **kwargs: Any) -> Iterator[QuantileForecast]:
         """One forecast per entry, in the order of the dataset."""
@@ -137,6 +138,7 @@ class TsseqPredictor(GluonPredictor):
             "flip": self.inference.flip,
             "nonnegative": self.inference.nonnegative,
             "coarser": list(self.inference.coarser),
+            "recent": list(self.inference.recent),
             "covariates": self.covariates,
         }
         (path / SETTINGS).write_text(json.dumps(settings))

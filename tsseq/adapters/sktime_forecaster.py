@@ -58,6 +58,8 @@ class TsseqForecaster(BaseForecaster):
         No forecast below zero for a series that never is.
     coarser : tuple of int, default=(3, 6)
         Factors by which long histories are also read more coarsely, where that forecast their own end better.
+    recent : tuple of int, default=(4096,)
+        Numbers of last values as which longer histories are also read, where that forecast their own end better.
     covariates : bool, default=True
         Use X, by a ridge regression fitted to the context (see `tsseq.covariates`), for the series whose last values
         it helps to forecast. Columns that X lacks in `predict` are covariates of the past only, and forecast
@@ -120,6 +122,7 @@ class TsseqForecaster(BaseForecaster):
         flip: bool = True,
         nonnegative: bool = True,
         coarser: tuple[int, ...] = InferenceConfig.coarser,
+        recent: tuple[int, ...] = InferenceConfig.recent,
         covariates: bool = True,
         freq: Any = None,
         device: str = "auto",
@@ -137,6 +140,7 @@ class TsseqForecaster(BaseForecaster):
         self.flip = flip
         self.nonnegative = nonnegative
         self.coarser = coarser
+        self.recent = recent
         self.covariates = covariates
         self.freq = freq
         self.device = device
@@ -217,7 +221,7 @@ class TsseqForecaster(BaseForecaster):
 
     @property
     def _inference(self) -> InferenceConfig:
-        return InferenceConfig(flip=self.flip, nonnegative=self.nonnegative, coarser=tuple(self.coarser))
+        return InferenceConfig(self.flip, self.nonnegative, tuple(self.coarser), tuple(self.recent))
 
     def _update(self, y: pd.DataFrame, X: pd.DataFrame | None = None, update_params: bool = True) -> TsseqForecaster:
         self._check("y", y)
@@ -329,7 +333,7 @@ class TsseqForecaster(BaseForecaster):
     @classmethod
     def get_test_params(cls, parameter_set: str = "default") -> list[dict[str, Any]]:
         """Parameters of instances that fit and predict in milliseconds."""
-        quick = {"flip": False, "coarser": (), "device": "cpu", "max_steps": 1}
+        quick = {"flip": False, "coarser": (), "recent": (), "device": "cpu", "max_steps": 1}
         pretrained = {**quick, "model": str(_tiny_checkpoint())}
         new = {**quick, "mode": "from_scratch", "mixer": "lru", "width": 8, "layers": 1, "point": "mean"}
         return [pretrained, {**pretrained, "mode": "fine_tune", "covariates": False}, new]
