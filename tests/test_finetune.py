@@ -12,6 +12,7 @@ import torch
 pytest.importorskip("lightning")
 
 from tsseq.backbone import BackboneConfig
+from tsseq.checkpoint import load
 from tsseq.datasets import bundled
 from tsseq.datasets.tasks import TrainingBatch
 from tsseq.finetuning import FinetuningConfig, finetune, train_from_scratch
@@ -202,8 +203,39 @@ def test_bundled_series_train_from_scratch():
     assert result.improved
 
 
+@pytest.mark.slow
+def test_the_base_is_never_worse_on_the_tail_and_the_message_says_so():
+    series = [bundled.load(name).values[0] for name in ("airline", "nottingham")]
+    base = load("base")
+    for rate in (1e-4, 3.0):
+        settings = FinetuningConfig(
+            12, max_steps=10, learning_rate=rate, evaluate_every=5, batch_size=4, inference=FAST
+        )
+        result = finetune(base, series, settings)
+        _, tail = hold_out(series, 12, settings.seed)
+        before, after = (tail.score(Predictor(model, FAST)) for model in (base, result.forecaster))
+        assert after <= before
+        np.testing.assert_allclose([result.before, result.after], [before, after], rtol=1e-5)
+        assert str(result).startswith("improved" if after < before else "kept the weights as they were")
+        assert same_weights(result.forecaster, base) == (not result.improved)
+    assert not result.improved, "a learning rate of 3 destroys any network"
+
+
+@pytest.mark.parametrize("mixer", ["lru", "slice", "slstm", "gated_delta_product,mlstm"])
+def test_the_sktime_estimator_trains_any_mixer_from_scratch(mixer):
+    from sktime.datasets import load_airline
+
+    from tsseq.adapters.sktime import TsseqForecaster
+
+    y = load_airline()
+    settings = {"mode": "from_scratch", "mixer": mixer, "width": 16, "flip": False, "device": "cpu"}
+    trained, new = (TsseqForecaster(**settings, max_steps=n).fit(y, fh=range(1, 7)) for n in (60, 1))
+    assert trained._shared.forecaster.config.backbone.mixers == tuple(mixer.split(","))
+    assert not trained.predict().equals(new.predict()) and np.isfinite(trained.predict()).all()
+    assert abs(trained.predict().mean() / y[-12:].mean() - 1) < 0.3
+
+
 def test_the_command(tmp_path, model, capsys):
-    from tsseq.checkpoint import load
     from tsseq.cli.__main__ import main
 
     path, out, table = (str(tmp_path / name) for name in ("model.safetensors", "out.safetensors", "data.csv"))

@@ -1,4 +1,4 @@
-"""The sktime forecaster: values that sktime's own tests do not look at, its contract, and its place in pipelines."""
+"""The sktime forecaster: values that sktime's own tests do not look at."""
 
 import copy
 import pickle
@@ -11,25 +11,15 @@ import torch
 
 pytest.importorskip("sktime")
 
-from sktime.datasets import load_airline, load_longley
-from sktime.datasets import load_shampoo_sales as load_shampoo
+from sktime.datasets import load_airline
 from sktime.forecasting.base import ForecastingHorizon
-from sktime.forecasting.compose import EnsembleForecaster, TransformedTargetForecaster
-from sktime.forecasting.model_evaluation import evaluate
-from sktime.forecasting.model_selection import ForecastingGridSearchCV
-from sktime.forecasting.naive import NaiveForecaster
-from sktime.split import ExpandingWindowSplitter
-from sktime.transformations.detrend import Deseasonalizer
-from sktime.transformations.impute import Imputer
-from sktime.utils.estimator_checks import check_estimator
 
 from tsseq.adapters.shared_model import SharedModel
 from tsseq.adapters.sktime import TsseqForecaster
 from tsseq.backbone import BackboneConfig
 from tsseq.checkpoint import load
-from tsseq.covariates import forecast_with_covariates
 from tsseq.forecaster import Forecaster, ForecasterConfig
-from tsseq.inference import InferenceConfig, Predictor
+from tsseq.inference import Predictor
 
 
 @pytest.fixture(scope="module")
@@ -301,106 +291,3 @@ def test_a_thousand_series_cost_little_more_than_the_bare_network(checkpoint):
     started = time.perf_counter()
     forecaster.predict(fh=range(1, 25))
     assert time.perf_counter() - started < 2
-
-
-def test_in_a_pipeline(forecaster):
-    y = load_airline().astype(float)
-    y.iloc[20:24] = np.nan
-    pytest.importorskip("statsmodels")
-    steps = [Imputer(), Deseasonalizer(sp=12), forecaster]
-    pipeline = TransformedTargetForecaster(steps).fit(y)
-    forecast = pipeline.predict(fh=[1, 2, 12])
-    inner = Deseasonalizer(sp=12)
-    adjusted = forecaster.clone().fit(inner.fit_transform(Imputer().fit_transform(y))).predict(fh=[1, 2, 12])
-    pd.testing.assert_series_equal(forecast, inner.inverse_transform(adjusted), check_names=False)
-    assert pipeline.predict_interval(fh=[1, 2]).shape == (2, 2)
-
-
-def test_in_a_grid_search(forecaster):
-    y = load_airline()
-    cv = ExpandingWindowSplitter(fh=[1, 2, 3], initial_window=100, step_length=15)
-    search = ForecastingGridSearchCV(forecaster, cv, {"point": ["median", "mean"], "flip": [True, False]}).fit(y)
-    assert len(search.cv_results_) == 4 and np.isfinite(search.best_score_)
-    best = forecaster.clone().set_params(**search.best_params_).fit(y)
-    pd.testing.assert_series_equal(search.predict(fh=[1, 2, 3]), best.predict(fh=[1, 2, 3]))
-
-
-@pytest.mark.parametrize("strategy", ["refit", "update", "no-update_params"])
-def test_in_evaluate(forecaster, strategy):
-    y = load_shampoo()
-    cv = ExpandingWindowSplitter(fh=[1, 2], initial_window=24, step_length=4)
-    result = evaluate(forecaster, cv, y, strategy=strategy, return_data=True)
-    for predicted, train in zip(result["y_pred"], result["y_train"], strict=True):
-        pd.testing.assert_series_equal(predicted, forecaster.clone().fit(train).predict(fh=[1, 2]))
-
-
-def test_in_an_ensemble_and_on_many_columns(forecaster):
-    _, y = load_longley()
-    ensemble = EnsembleForecaster([("tsseq", forecaster), ("naive", NaiveForecaster())]).fit(y)
-    expected = (forecaster.clone().fit(y).predict(fh=[1, 2]) + NaiveForecaster().fit(y).predict(fh=[1, 2])) / 2
-    pd.testing.assert_frame_equal(ensemble.predict(fh=[1, 2])[y.columns], expected)
-
-
-def sales(series=2, length=60, horizon=8):
-    """A panel y whose level moves with the first column of X; X reaches `horizon` steps beyond y."""
-    X = panel(series=series, length=length + horizon, columns=2)
-    X["c0"] = (np.arange(len(X)) % 5 == 0) * 1.0
-    y = panel(series=series, length=length + horizon, columns=1) / 50
-    y["c0"] += 10 * X["c0"]
-    return y.query(f"day < {length}"), X
-
-
-def test_covariates_are_used_as_the_arrays_are(forecaster, checkpoint):
-    y, X = sales()
-    forecast = forecaster.fit(y, X=X.query("day < 60")).predict_quantiles(
-        fh=[1, 6], X=X.query("day >= 60"), alpha=[0.5]
-    )
-    arrays = X.to_numpy().reshape(2, 68, 2)
-    model = Predictor(load(checkpoint), InferenceConfig(nonnegative=False))
-    context = y.to_numpy().reshape(2, 60)
-    direct = forecast_with_covariates(model, context, arrays[:, :60], arrays[:, 60:66], (0.5,))
-    np.testing.assert_allclose(forecast.to_numpy().reshape(2, 2), direct.quantiles[:, [0, 5], 0], rtol=1e-6)
-    assert "none" not in direct.chosen
-    early = forecaster.clone().fit(y, X=X).predict_quantiles(fh=[1, 6], alpha=[0.5])
-    np.testing.assert_allclose(early.to_numpy(), forecast.to_numpy(), rtol=1e-6)
-    plain = forecaster.clone().fit(y).predict_quantiles(fh=[1, 6], alpha=[0.5])
-    off = forecaster.clone().set_params(covariates=False).fit(y, X=X).predict_quantiles(fh=[1, 6], X=X, alpha=[0.5])
-    assert not off.equals(forecast)
-    pd.testing.assert_frame_equal(off, plain)
-
-
-def test_covariates_of_the_past_only_and_of_many_columns(forecaster):
-    y, X = sales(series=1)
-    y, X = y.loc["s0"], X.loc["s0"]
-    wide = pd.concat([y, -2 * y], axis=1, keys=["up", "down"]).droplevel(1, axis=1)
-    forecast = forecaster.fit(wide, X=X[:60]).predict(fh=[1, 2, 3])
-    assert np.isfinite(forecast.to_numpy()).all() and list(forecast.columns) == ["up", "down"]
-    alone = forecaster.clone().fit(y, X=X[:60]).predict(fh=[1, 2, 3])
-    np.testing.assert_allclose(forecast["up"], alone["c0"], rtol=1e-5)
-    updated = forecaster.clone().fit(y[:50], X=X[:50]).update(y[50:], X=X[50:60])
-    pd.testing.assert_frame_equal(updated.predict(fh=[1, 2, 3]), alone)
-    half = forecaster.clone().fit(y, X=X[:60]).predict(fh=[1, 2, 3], X=X[["c0"]][60:])
-    assert not np.allclose(half, alone)
-
-
-def test_ignored_covariates_are_named(forecaster):
-    y, X = sales()
-    future = X.query("day >= 60").assign(other=1.0)
-    with pytest.warns(UserWarning, match="not in the X of fit: other"):
-        forecaster.fit(y, X=X.query("day < 60")).predict(fh=[1], X=future)
-    with pytest.warns(UserWarning, match="not in the X of fit: c0, c1"):
-        forecaster.clone().fit(y).predict(fh=[1], X=X.query("day >= 60"))
-    with pytest.warns(UserWarning, match="never change: c1"):
-        forecaster.clone().fit(y, X=X.assign(c1=3.0)).predict(fh=[1])
-    with pytest.raises(ValueError, match="finite values .* in X.*'c1'"):
-        forecaster.clone().fit(y, X=X.assign(c1=np.inf))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("mode", ["zero_shot", "fine_tune", "from_scratch"])
-def test_the_contract_of_sktime(mode):
-    """Every test that sktime has for forecasters, without exclusions."""
-    (parameters,) = (p for p in TsseqForecaster.get_test_params() if p.get("mode", "zero_shot") == mode)
-    results = check_estimator(TsseqForecaster(**parameters), verbose=False)
-    failed = {name: result for name, result in results.items() if result != "PASSED"}
-    assert not failed and len(results) > 400

@@ -137,8 +137,8 @@ class TsseqPredictor(GluonPredictor):
             "lead_time": self.lead_time,
             "flip": self.inference.flip,
             "nonnegative": self.inference.nonnegative,
-            "coarser": list(self.inference.coarser),
-            "recent": list(self.inference.recent),
+            "coarser": self.inference.coarser,
+            "recent": self.inference.recent,
             "covariates": self.covariates,
         }
         (path / SETTINGS).write_text(json.dumps(settings))

@@ -59,7 +59,7 @@ class TsseqForecaster(BaseForecaster):
     coarser : tuple of int, default=(3, 6)
         Factors by which long histories are also read more coarsely, where that forecast their own end better.
     recent : tuple of int, default=(4096,)
-        Numbers of last values as which longer histories are also read, where that forecast their own end better.
+        Numbers of values to whose last so many a longer history is also cut, in the same way.
     covariates : bool, default=True
         Use X, by a ridge regression fitted to the context (see `tsseq.covariates`), for the series whose last values
         it helps to forecast. Columns that X lacks in `predict` are covariates of the past only, and forecast
