@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tsseq.kernels.delta_rule.triton import adjoint_kernel, forward_kernel, gradient_kernel, solve_kernel
+from tsseq.kernels.delta_rule.triton import forward_kernel, solve_kernel
+from tsseq.kernels.delta_rule.triton_gradients import adjoint_kernel, gradient_kernel
 from tsseq.kernels.layout import token_rows
 
 CHUNK_ROWS = 32
