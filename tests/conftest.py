@@ -25,13 +25,14 @@ def generator() -> torch.Generator:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A small forecaster with random weights, as a file."""
+    """A small network with random weights, as a file: wrong forecasts, but each its own."""
     from tsseq.backbone import BackboneConfig
     from tsseq.forecaster import Forecaster, ForecasterConfig
 
-    torch.manual_seed(0)
-    small = ForecasterConfig(patch_length=8, hidden_width=8, backbone=BackboneConfig(width=16, layers=1))
-    return str(Forecaster(small).save_pretrained(tmp_path_factory.mktemp("model") / "small.safetensors"))
+    torch.manual_seed(1)
+    backbone = BackboneConfig(width=16, layers=1, mlp_width=16)
+    config = ForecasterConfig(patch_length=8, hidden_width=16, max_context=64, backbone=backbone)
+    return str(Forecaster(config).save_pretrained(tmp_path_factory.mktemp("model") / "small.safetensors"))
 
 
 @pytest.fixture

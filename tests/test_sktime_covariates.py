@@ -3,26 +3,14 @@
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 pytest.importorskip("sktime")
 
 
 from tsseq.adapters.sktime import TsseqForecaster
-from tsseq.backbone import BackboneConfig
 from tsseq.checkpoint import load
 from tsseq.covariates import forecast_with_covariates
-from tsseq.forecaster import Forecaster, ForecasterConfig
 from tsseq.inference import InferenceConfig, Predictor
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """A small network with random weights: wrong forecasts, but each its own."""
-    torch.manual_seed(1)
-    backbone = BackboneConfig(mixers=("gated_delta_product",), width=16, layers=1, mlp_width=16)
-    config = ForecasterConfig(patch_length=8, hidden_width=16, max_context=64, backbone=backbone)
-    return str(Forecaster(config).save_pretrained(tmp_path_factory.mktemp("sktime") / "small.safetensors"))
 
 
 @pytest.fixture

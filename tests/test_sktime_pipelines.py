@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 pytest.importorskip("sktime")
 
@@ -19,17 +18,6 @@ from sktime.transformations.impute import Imputer
 from sktime.utils.estimator_checks import check_estimator
 
 from tsseq.adapters.sktime import TsseqForecaster
-from tsseq.backbone import BackboneConfig
-from tsseq.forecaster import Forecaster, ForecasterConfig
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """A small network with random weights: wrong forecasts, but each its own."""
-    torch.manual_seed(1)
-    backbone = BackboneConfig(mixers=("gated_delta_product",), width=16, layers=1, mlp_width=16)
-    config = ForecasterConfig(patch_length=8, hidden_width=16, max_context=64, backbone=backbone)
-    return str(Forecaster(config).save_pretrained(tmp_path_factory.mktemp("sktime") / "small.safetensors"))
 
 
 @pytest.fixture
