@@ -6,7 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
+
+# Read when torch is first imported: workers of `pytest -n` with a pool of threads each would wait for one another.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch  # noqa: E402
 
 # Read when Triton is first imported: without a GPU its kernels run in the interpreter.
 if not torch.cuda.is_available():
