@@ -119,6 +119,23 @@ def lstm(m, x):
     return run(step, (zeros, zeros), x)
 
 
+def local_attention(m, x):
+    query, key, value, gate = (heads(part, m.heads) for part in m.project_in(x).split(m.sizes, -1))
+    query, key = normalised(query, m.norm_query, 1e-6), normalised(key, m.norm_key, 1e-6)
+    half = m.key_width // 2
+    pairs = torch.complex(key[..., :half], key[..., half:])
+    frequency = 1000.0 ** (-torch.arange(half, dtype=x.dtype) / half)
+    rows = []
+    for t in range(x.shape[1]):
+        past = range(max(0, t - m.window + 1), t + 1)
+        turned = [pairs[:, s] * torch.exp(1j * (s - t) * frequency) for s in past]
+        scores = [(query[:, t] * torch.cat([k.real, k.imag], -1)).sum(-1) / m.head_width**0.5 for k in turned]
+        weights = torch.stack(scores).softmax(0)[..., None]
+        rows.append((weights * value[:, list(past)].transpose(0, 1)).sum(0))
+    y = normalised(torch.stack(rows, 1), m.norm) * silu(gate)
+    return m.project_out(y.flatten(2))
+
+
 def longhorn(m, x):
     u, gate = m.project_in(x).chunk(2, -1)
     u = convolved(u, m.convolution)
@@ -318,6 +335,8 @@ CASES = {
     "gla": (gla, "gla", {"heads": 2}),
     "hgrn": (hgrn, "hgrn", {"lower_bound": 0.3}),
     "linear_attention": (linear_attention, "linear_attention", {"heads": 2}),
+    "local_attention": (local_attention, "local_attention", {"head_width": 4}),
+    "local_attention, short window": (local_attention, "local_attention", {"window": 3}),
     "longhorn": (longhorn, "longhorn", {"states": 3}),
     "lru": (lru, "lru", {}),
     "lstm": (lstm, "lstm", {}),

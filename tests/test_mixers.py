@@ -26,6 +26,7 @@ CONTRACTS = {
     "log_ncde, long windows": ("log_ncde", {"window": 8, "solver_steps": 2}),
     "mlstm, one head": ("mlstm", {"heads": 1, "expand": 1, "kernel": 1}),
     "longhorn, no window": ("longhorn", {"kernel": 1, "expand": 1}),
+    "local_attention, window shorter than the split": ("local_attention", {"window": 4, "head_width": 4}),
     "s4d inverse": ("s4d", {"spectrum": "inverse"}),
     "s4d real": ("s4d", {"spectrum": "real"}),
 }
@@ -68,6 +69,18 @@ def test_woven_stack_hears_the_future(name):
     with torch.no_grad():
         moved = (stack(changed)[0] - y)[:, 5:10].abs().max()
     assert moved > 1e-7
+
+
+def test_attention_overlooks_what_is_not_there():
+    torch.manual_seed(0)
+    mixer = MIXERS["local_attention"](WIDTH, window=16).double()
+    x = torch.randn(2, 12, WIDTH, dtype=torch.float64)
+    alone, last = mixer(x)
+    for zeros in (1, 4, 40):
+        padded, state = mixer(F.pad(x, (0, 0, zeros, 0)))
+        torch.testing.assert_close(padded[:, zeros:], alone)
+        assert not padded[:, :zeros].any()
+        torch.testing.assert_close(state, last)
 
 
 class Toy(nn.Module):
@@ -147,6 +160,8 @@ def test_spectra_of_the_linear_recurrences():
         ("s4d", {"spectrum": "cubic"}, "one of linear, inverse, real; got 'cubic'"),
         ("s5", {"states": 6, "blocks": 2}, "even multiple of blocks, got 6 and 2"),
         ("mamba2", {"head_width": 7}, "multiple of head_width"),
+        ("local_attention", {"head_width": 6}, "multiple of an even head_width of at least 4, got width 8 and 6"),
+        ("local_attention", {"window": 0}, "window must be at least 1, got 0"),
         ("mlstm", {"heads": 3}, "multiple of heads"),
         ("slstm", {"heads": 3}, "multiple of heads, got width 8 and heads 3"),
         ("efla", {"kernel": 0}, "kernel must be at least 1, got 0"),

@@ -8,6 +8,7 @@ from tsseq.mixers.gated_delta_product import GatedDeltaProduct
 from tsseq.mixers.gla import GLA
 from tsseq.mixers.hgrn import HGRN
 from tsseq.mixers.linear_attention import LinearAttention
+from tsseq.mixers.local_attention import LocalAttention
 from tsseq.mixers.log_ncde import LogNCDE
 from tsseq.mixers.longhorn import Longhorn
 from tsseq.mixers.lru import LRU
@@ -31,6 +32,7 @@ MIXERS: dict[str, type[SequenceMixer]] = {
     "gla": GLA,
     "hgrn": HGRN,
     "linear_attention": LinearAttention,
+    "local_attention": LocalAttention,
     "log_ncde": LogNCDE,
     "longhorn": Longhorn,
     "lru": LRU,
