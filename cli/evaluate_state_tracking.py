@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tsseq.cli.state_tracking_models import GROUPS, LANGUAGES, model, rows, training_of
+from tsseq.cli.state_tracking_models import GROUPS, LANGUAGES, has_published, model, published, rows, training_of
+from tsseq.cli.state_tracking_runs import Run, finish
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,6 +44,7 @@ def state_tracking(
     test_words: int = 1024,
     test_every: int = 250,
     device: str | None = None,
+    workers: int = 1,
     out: Path | None = None,
 ) -> None:
     """Train small models on words that a finite machine reads, and score them on longer ones.
@@ -56,7 +56,7 @@ def state_tracking(
     same command continues after a kill. Options that are not given are those of the table, model by model.
 
     Examples:
-      tsseq evaluate state-tracking --seeds 0 1 2 --out results/languages
+      tsseq evaluate state-tracking --seeds 0 1 2 --workers 16 --device cpu --out results/languages
       tsseq evaluate state-tracking --task a5 --out results/a5
       tsseq evaluate state-tracking --task parity --mixer "delta_net[-1,1]" delta_net
 
@@ -82,6 +82,7 @@ def state_tracking(
         test_words: words in the test
         test_every: steps between tests
         device: torch device such as cpu or cuda; a GPU if there is one
+        workers: runs at the same time, each in a process with one CPU thread if there are several
         out: folder of the results; made if absent
     """
     import torch
@@ -101,8 +102,10 @@ def state_tracking(
         "train_length": _bounds("train_length", train_length),
         "test_length": _bounds("test_length", test_length),
     }
+    if workers < 1:
+        raise ValueError(f"expected at least 1 worker, got {workers}")
     asked = {name: value for name, value in given.items() if value is not None}
-    runs: list[Run] = []
+    models: list[tuple[str, str, BackboneConfig, TrackerTraining]] = []
     for one in LANGUAGES if task is None else task:
         tasks.load(one)
         words = {"every_position": every_position, "test_words": test_words, "test_every": test_every}
@@ -110,13 +113,12 @@ def state_tracking(
         depth = layers or (1 if one in GROUPS else 2)
         for name in list(rows(one)) if mixer is None else mixer:
             config, own = model(one, name, width, depth, mlp_width, options or {})
-            runs.append((one, name, config, training_of(base, own, asked)))
+            models.append((one, name, config, training_of(base, own, asked)))
     path = None if out is None else ensure_folder(out) / RESULTS
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    _print(_run(runs, [0] if seeds is None else seeds, device, path), list(dict.fromkeys(run[0] for run in runs)))
-
-
-Run = tuple[str, str, "BackboneConfig", "TrackerTraining"]
+    # Every model with the first seed before any with the second: a table is there early.
+    runs = [Run(*one, seed, device) for seed in ([0] if seeds is None else seeds) for one in models]
+    _print(finish(runs, workers, path), list(dict.fromkeys(run.task for run in runs)))
 
 
 def _bounds(name: str, given: list[int] | None) -> tuple[int, int] | None:
@@ -125,61 +127,6 @@ def _bounds(name: str, given: list[int] | None) -> tuple[int, int] | None:
     if len(given) != 2:
         raise ValueError(f"expected two numbers for {name}, got {' '.join(map(str, given))}")
     return given[0], given[1]
-
-
-def _run(runs: Sequence[Run], seeds: Sequence[int], device: str, path: Path | None) -> pd.DataFrame:
-    """One row per run; those in `path` already are not run again."""
-    import pandas as pd
-
-    from tsseq.cli.output import writing
-
-    before = pd.read_csv(path) if path is not None and path.exists() else pd.DataFrame()
-    results: list[dict[str, Any]] = []
-    for (task, name, config, training), seed in product(runs, seeds):
-        run: Mapping[str, Any] = {
-            "task": task,
-            "model": name,
-            "layers": config.layers,
-            "seed": seed,
-            "trained_on": "{}-{}".format(*training.train_length),
-            "tested_on": "{}-{}".format(*training.test_length),
-            "budget": training.steps,
-            "every_position": training.every_position,
-        }
-        found = before.loc[(before[[*run]] == pd.Series(run)).all(axis=1)] if len(before) else before
-        if len(found):
-            results.append({str(key): value for key, value in found.iloc[0].items()})
-            continue
-        results.append({**run, **_train(task, name, config, training, seed, device)})
-        if path is not None:
-            before = pd.concat([before, pd.DataFrame(results[-1:])], ignore_index=True)
-            with writing(path) as partial:
-                before.to_csv(partial, index=False)
-    return pd.DataFrame(results)
-
-
-def _train(
-    task: str, name: str, config: BackboneConfig, training: TrackerTraining, seed: int, device: str
-) -> dict[str, Any]:
-    from rich.console import Console
-    from rich.markup import escape
-
-    from tsseq.datasets import state_tracking as tasks
-    from tsseq.state_tracker import train_tracker
-
-    console, title = Console(stderr=True), escape(f"{task:28} {name:26} seed {seed}")
-    with console.status(title) as status:
-        scores = train_tracker(
-            tasks.load(task),
-            config,
-            training,
-            seed=seed,
-            device=device,
-            report=lambda score: status.update(f"{title}  {100 * score.accuracy:6.2f} % at step {score.step}"),
-        )
-    best = max(score.accuracy for score in scores)
-    console.print(f"{title}  {100 * best:6.2f} % in {scores[-1].step} steps", soft_wrap=True)
-    return {"steps": scores[-1].step, "best": best, "last": scores[-1].accuracy}
 
 
 def _print(results: pd.DataFrame, wanted: list[str]) -> None:
@@ -192,7 +139,7 @@ def _print(results: pd.DataFrame, wanted: list[str]) -> None:
     table.add_column("best accuracy, %")
     for task in wanted:
         table.add_column(task, justify="right")
-        if task in LANGUAGES:
+        if has_published(task):
             table.add_column("published", justify="right", style="dim")
     for name in results["model"].unique().tolist():
         runs, cells = results[results["model"] == name], []
@@ -200,8 +147,8 @@ def _print(results: pd.DataFrame, wanted: list[str]) -> None:
             best = 100 * runs.loc[runs["task"] == task, "best"]
             spread = f" ± {best.std():.1f}" if len(best) > 1 else ""
             cells.append(f"{best.mean():.1f}{spread}" if len(best) else "")
-            if task in LANGUAGES:
-                published = rows(task)[name].published if name in rows(task) else None
-                cells.append(f"{published[LANGUAGES.index(task)]:.1f}" if published else "")
+            if has_published(task):
+                figure = published(task, name)
+                cells.append("" if figure is None else f"{figure:.1f}")
         table.add_row(escape(name), *cells)
     Console().print(table)

@@ -76,6 +76,23 @@ GROUP_ROWS: dict[str, Row] = {
 }
 
 
+# From accuracies scaled to 0 at chance and 1 (arXiv 2411.12537, four heads, 100000 steps).
+BRACKETS = {"slstm": 0.173, "mlstm": 0.034, "delta_net": 0.137, "delta_net[-1,1]": 0.200, "mamba": 0.092}
+
+
+def has_published(task: str) -> bool:
+    """Is there a published table with this task?"""
+    return task in LANGUAGES or task == "modular_arithmetic_brackets"
+
+
+def published(task: str, name: str) -> float | None:
+    """A model's published accuracy in percent, if it has one."""
+    if task == "modular_arithmetic_brackets":
+        return 20 + 80 * BRACKETS[name] if name in BRACKETS else None
+    row = rows(task).get(name)
+    return row.published[LANGUAGES.index(task)] if row and row.published and task in LANGUAGES else None
+
+
 def rows(task: str) -> dict[str, Row]:
     """The models that a task's table shows."""
     return GROUP_ROWS if task in GROUPS else LANGUAGE_ROWS

@@ -8,7 +8,15 @@ import torch
 
 from tsseq.backbone import BackboneConfig
 from tsseq.cli.evaluate_state_tracking import state_tracking as command
-from tsseq.cli.state_tracking_models import GROUP_ROWS, LANGUAGE_ROWS, LANGUAGES, model, training_of
+from tsseq.cli.state_tracking_models import (
+    BRACKETS,
+    GROUP_ROWS,
+    LANGUAGE_ROWS,
+    LANGUAGES,
+    model,
+    published,
+    training_of,
+)
 from tsseq.datasets import state_tracking
 from tsseq.datasets.state_tracking import TASKS, group_table
 from tsseq.state_tracker import Score, StateTracker, TrackerTraining, train_tracker
@@ -173,6 +181,9 @@ def test_models_of_the_tables_can_be_built(task, name):
 
 def test_published_accuracies_are_complete():
     assert all(len(row.published) == len(LANGUAGES) for row in LANGUAGE_ROWS.values() if row.published)
+    assert published("parity", "delta_net") == 57.8 and published("parity", "lru") is published("a5", "mamba") is None
+    assert published("modular_arithmetic_brackets", "slstm") == pytest.approx(33.84)
+    assert set(BRACKETS) < set(LANGUAGE_ROWS)
 
 
 def test_words_grow_as_they_are_learnt(monkeypatch):
@@ -203,6 +214,22 @@ def test_command_writes_and_continues(tmp_path, capsys):
     assert "97.7" in said and "delta_net[-1,1]" in said
 
 
+def test_several_processes_find_the_same(tmp_path, capsys):
+    options = {"task": ["parity"], "mixer": ["min_gru", "lru"], "steps": 2, "batch_size": 2, "test_words": 4}
+    command(out=tmp_path / "one", **options)
+    command(workers=2, out=tmp_path / "two", **options)
+    one, two = (pd.read_csv(tmp_path / name / "state_tracking.csv") for name in ("one", "two"))
+    two = two.set_index("model").loc[one["model"]].reset_index()[one.columns]
+    pd.testing.assert_frame_equal(one.drop(columns="seconds"), two.drop(columns="seconds"))
+
+
+def test_only_runs_with_the_same_settings_count_as_done(tmp_path):
+    options = {"task": ["parity"], "mixer": ["lru"], "steps": 2, "batch_size": 2, "test_words": 4, "out": tmp_path}
+    for rate in (1e-3, 1e-2, 1e-3):
+        command(learning_rate=rate, **options)
+    assert len(pd.read_csv(tmp_path / "state_tracking.csv")) == 2
+
+
 def test_command_trains_groups_on_their_own_lengths(tmp_path):
     command(task=["a5"], mixer=["slice[dense]"], steps=1, batch_size=2, test_words=2, out=tmp_path)
     run = pd.read_csv(tmp_path / "state_tracking.csv").iloc[0]
@@ -216,3 +243,5 @@ def test_command_names_what_is_wrong():
         command(train_length=[3])
     with pytest.raises(ValueError, match="task among"):
         command(task=["sudoku"])
+    with pytest.raises(ValueError, match="at least 1 worker, got 0"):
+        command(workers=0)
