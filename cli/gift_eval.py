@@ -108,7 +108,7 @@ def _wanted(available: list[str], quick: bool, configurations: list[str] | None)
 
 def _claim(folder: Path, predictor: Model, name: str) -> None:
     """Results of two models must not mix in one folder."""
-    identity = {"model": name, "weights": _digest(predictor), "inference": repr(getattr(predictor, "config", None))}
+    identity = {"model": name, "weights": digest(predictor), "inference": repr(getattr(predictor, "config", None))}
     if (folder / RESULTS).exists():
         there = json.loads((folder / RUN).read_text()) if (folder / RUN).exists() else {}
         if there != identity:
@@ -119,7 +119,8 @@ def _claim(folder: Path, predictor: Model, name: str) -> None:
     _write_json(folder / RUN, identity)
 
 
-def _digest(predictor: Any) -> str:
+def digest(predictor: Any) -> str:
+    """A fingerprint of the weights behind a predictor."""
     network = getattr(predictor, "forecaster", None)
     sha = hashlib.sha256()
     for key, weight in network.state_dict().items() if network is not None else ():
@@ -128,21 +129,11 @@ def _digest(predictor: Any) -> str:
 
 
 def _run(predictor: Model, root: Path, wanted: list[str], folder: Path, name: str, batch_size: int) -> None:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
+    from tsseq.cli.progress import progress_bar
     from tsseq.datasets import gift_eval as benchmark
 
     pending = [one for one in wanted if one not in _finished(folder)]
-    text = TextColumn("{task.description:32}")
-    bars = (text, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*bars, transient=True) as progress:
+    with progress_bar() as progress:
         task = progress.add_task("", total=len(wanted), completed=len(wanted) - len(pending))
         for one in pending:
             progress.update(task, description=one)
@@ -219,7 +210,8 @@ def read_ratios(folder: Path) -> pd.DataFrame:
     """Scores by configuration in a folder of results: MASE, CRPS, their ratios to Seasonal Naive, and groups."""
     import pandas as pd
 
-    from tsseq.datasets.gift_eval import CONFIGURATIONS, CRPS, MASE
+    from tsseq.datasets.gift_eval import CONFIGURATIONS
+    from tsseq.metrics import CRPS, MASE
 
     ours, naive = (pd.read_csv(folder / file).set_index("dataset") for file in (RESULTS, NAIVE))
     naive = naive.loc[ours.index]
@@ -244,7 +236,7 @@ def _print_ratios(console: Console, ratios: pd.DataFrame) -> None:
     for column in ("MASE", "CRPS", "MASE / naive", "CRPS / naive"):
         table.add_column(column, justify="right")
     for one, row in ratios.iterrows():
-        cells = [_coloured(row["mase_ratio"]), _coloured(row["crps_ratio"])]
+        cells = [coloured(row["mase_ratio"]), coloured(row["crps_ratio"])]
         table.add_row(str(one), f"{row['mase']:.4g}", f"{row['crps']:.4g}", *cells)
     table.add_section()
     means = [f"[bold]{geometric_mean(ratios[column]):.4f}[/]" for column in ("mase_ratio", "crps_ratio")]
@@ -252,7 +244,8 @@ def _print_ratios(console: Console, ratios: pd.DataFrame) -> None:
     console.print(table)
 
 
-def _coloured(ratio: float) -> str:
+def coloured(ratio: float) -> str:
+    """A ratio to Seasonal Naive, green where it is better."""
     return f"[{'green' if ratio < 1 else 'red'}]{ratio:.4f}[/]"
 
 

@@ -29,7 +29,7 @@ def parse(prog: str, function: Function, argv: list[str]) -> dict[str, Any]:
     try:
         values = parser.parse_args([_with_underscores(word, names) for word in argv])
     except argparse.ArgumentError as error:
-        raise ValueError(f"{_one_line(str(error))}; see {prog} --help") from error
+        raise ValueError(f"{one_line(str(error))}; see {prog} --help") from error
     return {name: values[name] for name in names}
 
 
@@ -112,7 +112,7 @@ def _with_underscores(word: str, names: set[str]) -> str:
     return f"--{plain}{equals}{value}" if option.startswith("--") and plain in names else word
 
 
-def _one_line(message: str) -> str:
+def one_line(message: str) -> str:
     """The parser's page on a value of the wrong type, as one sentence."""
     key = re.match(r'Parser key "(\w+)"', message)
     expected = re.search(r"Expected an? (?:<class '(\w+)'>|typing\.Literal\[(.*?)\])", message)

@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from tsseq.datasets.scoring import Predictor, total_errors
 from tsseq.datasets.series import Series, read_arrow_folder, read_parquet
 from tsseq.datasets.windows import Windows, last_windows
 from tsseq.frequency import parse
-from tsseq.metrics import DECILES, error_sums, scores, seasonal_error
+from tsseq.metrics import CRPS, MASE, scores
 from tsseq.seasonal_naive import SeasonalNaive
 
 TERMS = {"short": 1, "medium": 10, "long": 15}
@@ -27,7 +27,6 @@ HORIZONS = {"month": 12, "week": 8, "day": 30, "hour": 48, "minute": 48, "second
 M4_HORIZONS = {"year": 6, "quarter": 8, "month": 18, "week": 13, "day": 14, "hour": 48}
 TEST_SHARE = 0.1
 MAX_WINDOWS = 20
-MASE, CRPS = "MASE[0.5]", "mean_weighted_sum_quantile_loss"
 
 _EVERY = tuple(TERMS)
 _SHORT = ("short",)
@@ -62,12 +61,6 @@ SETS: tuple[tuple[str, str, str, int, dict[str, tuple[str, ...]]], ...] = (
     ("temperature_rain", "temperature_rain_with_missing", "Nature", 1, {"D": _SHORT}),
     ("us_births", "us_births/{}", "Healthcare", 1, {"D": _SHORT, "M": _SHORT, "W": _SHORT}),
 )
-
-
-class Predictor(Protocol):
-    """What `evaluate` asks of a forecaster: series of any lengths in, quantiles out."""
-
-    def forecast(self, context: Any, horizon: int, quantile_levels: Sequence[float]) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -166,9 +159,12 @@ def available(data_dir: str | Path | None = None) -> list[str]:
 
 def window_count(configuration: Configuration, shortest: int) -> int:
     """Test windows per series: a tenth of the shortest series, between 1 and 20; always 1 for M4."""
-    if configuration.dataset.startswith("m4_"):
-        return 1
-    return min(max(1, math.ceil(TEST_SHARE * shortest / configuration.horizon)), MAX_WINDOWS)
+    return 1 if configuration.dataset.startswith("m4_") else windows_of(shortest, configuration.horizon)
+
+
+def windows_of(length: int, horizon: int) -> int:
+    """Windows of `horizon` values in about the last tenth of `length` values, between 1 and 20."""
+    return min(max(1, math.ceil(TEST_SHARE * length / horizon)), MAX_WINDOWS)
 
 
 def test_windows(series: Sequence[Series], configuration: Configuration) -> Windows:
@@ -269,17 +265,9 @@ def _score(
     on_windows: Callable[[int], None],
 ) -> Result:
     began = perf_counter()
-    cut = test_windows(series, configuration)
-    naive = SeasonalNaive(configuration.seasonality)
-    ours = dict.fromkeys(error_sums(np.zeros((0, 1)), np.zeros((0, 1)), np.zeros((0, 1, 9)), np.zeros(0)), 0.0)
-    theirs = dict(ours)
-    for batch in cut.batches(batch_size):
-        units = [seasonal_error(context, configuration.seasonality) for context in batch.contexts]
-        for predictor, total in ((forecaster, ours), (naive, theirs)):
-            forecast = predictor.forecast(batch.contexts, configuration.horizon, DECILES)
-            part = error_sums(batch.labels, forecast.mean, forecast.quantiles, units)
-            total.update({name: total[name] + value for name, value in part.items()})
-        on_windows(len(batch))
+    windows, season = test_windows(series, configuration), configuration.seasonality
+    ours = total_errors(forecaster, windows, season, batch_size, on_windows)
+    theirs = total_errors(SeasonalNaive(season), windows, season, batch_size)
     return Result(configuration, scores(ours), scores(theirs), perf_counter() - began)
 
 

@@ -22,8 +22,10 @@ class InferenceConfig:
     nonnegative   no quantile below zero for a history that never is; free
     coarser       factors by which a long history is also read more coarsely
     recent        numbers of values to whose last so many a longer history is also cut
+    origins       number of past horizons that each further reading first forecasts
+    temperature   the lower, the more a better reading counts
 
-    Each further reading, coarser or more recent, first forecasts the last two horizons of the history. Those that do
+    Each further reading, coarser or more recent, first forecasts the last horizons of the history. Those that do
     it better than the plain reading are averaged with it, weighted by how much better. With the defaults this takes
     as long as about six passes more for a long history, and nothing for a horizon shorter than two patches or a history
     shorter than four horizons.
@@ -33,6 +35,8 @@ class InferenceConfig:
     nonnegative: bool = True
     coarser: tuple[int, ...] = (3, 6)
     recent: tuple[int, ...] = (4096,)
+    origins: int = 2
+    temperature: float = 0.1
 
     def __post_init__(self) -> None:
         if any(factor < 2 for factor in self.coarser) or any(length < 1 for length in self.recent):
@@ -40,20 +44,22 @@ class InferenceConfig:
                 "expected factors of at least 2 in coarser and lengths of at least 1 in recent, "
                 f"got {self.coarser} and {self.recent}"
             )
+        if self.origins < 1 or not self.temperature > 0:
+            raise ValueError(
+                f"expected origins of at least 1 and a positive temperature, got {self.origins} and {self.temperature}"
+            )
 
     def reach(self, max_context: int) -> int:
         """Values of a history that a network of this `max_context` can make use of, its held-out end included."""
-        return max_context * (max(self.coarser) + ORIGINS) if self.coarser else (1 + ORIGINS) * max_context
+        return max_context * (max(self.coarser, default=1) + self.origins)
 
 
 FAST = InferenceConfig(flip=False, coarser=(), recent=())
-ORIGINS = 2
-MIN_HORIZONS = 4
-"""A history shorter than this is read once: too little would be left before its held-out end."""
+MIN_HORIZONS = 2
+"""A history with fewer left before its held-out end is read once."""
 MIN_PATCHES = 2
 """For a horizon shorter than this the plain reading is as good on its own, by experience with synthetic series."""
 MIN_BLOCKS = 64
-TEMPERATURE = 0.1
 
 
 class Reading(NamedTuple):
@@ -96,9 +102,9 @@ class Predictor:
             return groups
         longest = self.forecaster.config.max_context
         for row, values in enumerate(series):
-            if len(values) < MIN_HORIZONS * horizon:
+            left = len(values) - self.config.origins * horizon
+            if left < MIN_HORIZONS * horizon:
                 continue
-            left = len(values) - ORIGINS * horizon
             coarser = [Reading(factor) for factor in self.config.coarser if factor <= horizon]
             recent = [Reading(length=length) for length in self.config.recent if length < longest]
             usable = [one for one in coarser if left >= MIN_BLOCKS * one.factor]
@@ -109,9 +115,10 @@ class Predictor:
 
     def _mixed(self, series: list[Tensor], plain: Tensor, readings: tuple[Reading, ...], horizon: int) -> Tensor:
         ahead = torch.stack([plain, *(self._read(series, reading, horizon) for reading in readings)])
-        origins = range(horizon, (ORIGINS + 1) * horizon, horizon)
+        origins = range(horizon, (self.config.origins + 1) * horizon, horizon)
         past = torch.stack([self._past_errors(series, readings, horizon, back) for back in origins])
-        return (_weights(past.sum(0))[..., None, None].to(ahead.dtype) * ahead.nan_to_num()).sum(0)
+        weights = _weights(past.sum(0), self.config.temperature)
+        return (weights[..., None, None].to(ahead.dtype) * ahead.nan_to_num()).sum(0)
 
     def _past_errors(self, series: list[Tensor], readings: tuple[Reading, ...], horizon: int, back: int) -> Tensor:
         """Error of every reading, plain first, in forecasting from `back` steps before the end."""
@@ -134,13 +141,13 @@ class Predictor:
         return refine(quantiles, start, reading.factor, horizon)
 
 
-def _weights(past: Tensor) -> Tensor:
+def _weights(past: Tensor, temperature: float) -> Tensor:
     """Weight of each reading of each series, plain first, by its error relative to the plain reading's.
 
     It rises from zero where a reading is no better, so that rounding cannot let one in.
     """
     gain = 1 - past / past[:1]
-    weights = torch.expm1(gain.nan_to_num().clamp(min=0) / TEMPERATURE)
+    weights = torch.expm1(gain.nan_to_num().clamp(min=0) / temperature)
     weights[0] = 1.0
     return weights / weights.sum(0)
 

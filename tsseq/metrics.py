@@ -28,7 +28,9 @@ COLUMNS = (
     "ND[0.5]",
     "mean_weighted_sum_quantile_loss",
 )
+MASE, CRPS = "MASE[0.5]", "mean_weighted_sum_quantile_loss"
 INTERVAL_ALPHA = 0.05
+SMALLEST_LOSS = 1e-3
 
 
 def seasonal_error(history: ArrayLike, seasonality: int) -> float:
@@ -68,6 +70,7 @@ def error_sums(label: ArrayLike, mean: ArrayLike, quantiles: ArrayLike, seasonal
         "squared median": float(np.square(error)[observed].sum()),
         "absolute": float(error[observed].sum()),
         "quantile loss": float(loss[observed].sum()) / len(DECILES),
+        "covered": float(((q[..., 0] <= y) & (y <= q[..., 8]))[observed].sum()),
     }
     for name, numerator, denominator in (
         ("scaled", error, np.broadcast_to(unit, y.shape)),
@@ -78,7 +81,20 @@ def error_sums(label: ArrayLike, mean: ArrayLike, quantiles: ArrayLike, seasonal
         defined = observed & (denominator > 0)
         sums[name] = float((numerator[defined] / denominator[defined]).sum())
         sums[f"{name} count"] = float(defined.sum())
-    return sums
+    logs = _log_losses(np.where(observed, loss.mean(-1), np.nan), unit[:, 0])
+    return sums | {"log loss": float(logs.sum()), "log loss count": float(len(logs))}
+
+
+def coverage(sums: dict[str, float]) -> float:
+    """Share of the labels inside the interval between the first and the last decile, from (added) `error_sums`."""
+    return sums["covered"] / sums["count"] if sums["count"] else float("nan")
+
+
+def log_loss(sums: dict[str, float]) -> float:
+    """Mean over windows of the logarithm of a window's quantile loss in units of its seasonal error, from (added)
+    `error_sums`: every series counts alike, and the difference of two models is the mean log ratio of their losses.
+    """
+    return sums["log loss"] / sums["log loss count"] if sums["log loss count"] else float("nan")
 
 
 def scores(sums: dict[str, float]) -> dict[str, float]:
@@ -140,6 +156,13 @@ def _tail(outer: Array, inner: Array) -> Array:
     at, near, far = INTERVAL_ALPHA / 2 + guard, 0.1 + guard, 0.2 + guard
     scale = (inner - outer) / np.log(far / near + guard)
     return np.asarray(inner + scale * np.log(at / far + guard), np.float64)
+
+
+def _log_losses(loss: Array, unit: Array) -> Array:
+    """For the windows that can be scored; losses (window × horizon) too small to matter count as the smallest."""
+    defined = (unit > 0) & ~np.isnan(loss).all(1)
+    scaled = np.nanmean(loss[defined], axis=1) / unit[defined]
+    return np.asarray(np.log(np.maximum(scaled, SMALLEST_LOSS)), np.float64)
 
 
 def _check(y: Array, mean: Array, quantiles: Array, unit: Array) -> None:
