@@ -190,7 +190,10 @@ def _threshold(shocks, above, below, threshold, out, batch, length, bound, BLOCK
     b_0, s_0 = tl.load(below + 2 * batch + column), tl.load(below + 3 * batch + column)
     c_1, a_1 = tl.load(above + column), tl.load(above + batch + column)
     b_1, s_1 = tl.load(above + 2 * batch + column), tl.load(above + 3 * batch + column)
-    last, before = level, level
+    last = level
+    # Read anew: Triton carries a variable through a loop only if an iteration leaves it another value than it had, and
+    # of two names of one value it would take `before` for unchanged.
+    before = tl.load(threshold + column)
     for time in range(length):
         place = tl.cast(time, tl.int64) * batch + series
         e = tl.load(shocks + place, mask=inside, other=0.0)

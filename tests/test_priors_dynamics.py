@@ -56,6 +56,26 @@ assert torch.allclose(found, exact, atol=1e-4), (found - exact).abs().max()
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "TRITON_INTERPRET": "1"})
 
 
+def test_the_threshold_loop_carries_both_last_values_on_a_gpu():
+    """Compiled for Hopper without a GPU: Triton's interpreter hides what its compiler makes of two equal names."""
+    pytest.importorskip("triton")
+    code = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from tsseq.synthetic import triton_loops
+kernel = triton_loops._threshold
+pointers = dict.fromkeys(kernel.arg_names[:5], "*fp32")
+signature = pointers | {"batch": "i32", "length": "i32", "bound": "fp32", "BLOCK": "constexpr"}
+source = ASTSource(kernel, signature, {(8,): 32})
+print(triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 1}).asm["ttir"])
+"""
+    environment = {**os.environ, "TRITON_INTERPRET": "0"}
+    found = subprocess.run([sys.executable, "-c", code], check=True, env=environment, capture_output=True, text=True)
+    (loop,) = (line for line in found.stdout.splitlines() if "scf.for" in line)
+    assert "-> (tensor<32xf32>, tensor<32xf32>)" in loop
+
+
 def textbook(name, c, state):
     """Right-hand sides as they stand in the books; `c` maps (variable, monomial) to the drawn coefficient."""
     x, y, z, w = state
