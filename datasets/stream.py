@@ -1,5 +1,7 @@
 """Endless batches from a prior, each a function of (seed, rank, step) alone."""
 
+import math
+from collections.abc import Generator as Pieces
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -26,8 +28,8 @@ class StreamConfig:
 
     `cuts` are pairs of a number of patches and the share of the steps whose series are cut into windows of so
     many, each scaled by itself: low frequencies come with short histories. `missing` is the share of series with
-    holes. `block` steps are drawn from the prior at once: on a GPU, many small launches would otherwise take
-    longer than the training.
+    holes. `block` steps are drawn from the prior at once, while the block before is trained on: on a GPU, many small
+    launches would otherwise take longer than the training.
     """
 
     batch_size: int = 256
@@ -57,6 +59,9 @@ class PriorStream(IterableDataset[TrainingBatch]):
     ) -> None:
         self.prior, self.config, self.rank, self.first_step, self.device = prior, config, rank, first_step, device
         self._block: tuple[int, Tensor] | None = None
+        self._next: _Drawing | None = None
+        self._pieces = 0
+        self._side: torch.cuda.Stream | None = None
 
     def __iter__(self) -> Iterator[TrainingBatch]:
         worker = get_worker_info()
@@ -92,11 +97,53 @@ class PriorStream(IterableDataset[TrainingBatch]):
         config = self.config
         block, part = divmod(step, config.block)
         if self._block is None or self._block[0] != block:
-            self._block = None  # frees the last block before the next is drawn
-            generator = Generator(self.device).manual_seed(stream_seed(config.seed, self.rank, 2 * block))
-            length = config.patches * config.patch_length
-            self._block = block, self.prior.sample(generator, config.batch_size * config.block, length)
+            if self._next is None or self._next.block != block:
+                self._next = self._start(block)
+            self._block, self._pieces, self._next = (block, self._next.finish()), self._next.drawn, None
+        elif config.block > 1:
+            self._next = self._next or self._start(block + 1)
+            self._next.advance(-(-self._pieces // (config.block - 1)))
         return self._block[1][part * config.batch_size : (part + 1) * config.batch_size]
+
+    def _start(self, block: int) -> "_Drawing":
+        config = self.config
+        if self._side is None and torch.device(self.device).type == "cuda":
+            self._side = torch.cuda.Stream(self.device)
+        generator = Generator(self.device).manual_seed(stream_seed(config.seed, self.rank, 2 * block))
+        length = config.patches * config.patch_length
+        pieces = self.prior.in_pieces(generator, config.batch_size * config.block, length)
+        return _Drawing(block, pieces, self._side)
+
+
+class _Drawing:
+    """A block that is drawn bit by bit between the steps of the training, on a GPU beside them on a stream `side`.
+
+    A thread would do as much, but must not allocate memory while another one captures a graph.
+    """
+
+    def __init__(self, block: int, pieces: Pieces[None, None, Tensor], side: torch.cuda.Stream | None) -> None:
+        self.block, self.drawn = block, 0
+        self._pieces, self._side = pieces, side
+        self._values: Tensor | None = None
+
+    def advance(self, pieces: float) -> None:
+        """Draw so many further pieces, or what is left."""
+        with torch.cuda.stream(self._side):  # nothing without a GPU
+            while self._values is None and pieces > 0:
+                try:
+                    next(self._pieces)
+                except StopIteration as end:
+                    self._values = end.value
+                self.drawn, pieces = self.drawn + 1, pieces - 1
+
+    def finish(self) -> Tensor:
+        self.advance(math.inf)
+        assert self._values is not None
+        if self._side is not None:
+            current = torch.cuda.current_stream(self._side.device)
+            current.wait_stream(self._side)
+            self._values.record_stream(current)  # the side stream must not reuse this memory too early
+        return self._values
 
 
 def _punch_holes(generator: Generator, values: Tensor, share: float) -> Tensor:

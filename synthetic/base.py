@@ -1,8 +1,9 @@
 """The contract every synthetic prior keeps."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Generator as Pieces
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, TypeVar
 
 from torch import Generator
 
@@ -23,6 +24,26 @@ class Prior(ABC):
     @abstractmethod
     def sample(self, generator: Generator, batch_size: int, length: int) -> Float[Tensor, "batch time"]:
         """Draw `batch_size` independent series of `length` points, float32 and finite."""
+
+    def in_pieces(
+        self, generator: Generator, batch_size: int, length: int
+    ) -> Pieces[None, None, Float[Tensor, "batch time"]]:
+        """`sample` as a coroutine that pauses between pieces of work, for whoever has other work in between."""
+        yield
+        return self.sample(generator, batch_size, length)
+
+
+Result = TypeVar("Result")
+
+
+def finish(pieces: Pieces[None, None, Result]) -> Result:
+    """Run a coroutine to its end for what it returns."""
+    while True:
+        try:
+            next(pieces)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
 
 
 class Law(NamedTuple):

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from collections.abc import Generator as Pieces
 from dataclasses import dataclass, field
 
 import torch
@@ -9,10 +10,11 @@ from torch import Generator, Tensor
 
 from tsseq.array_typing import Float, Int
 from tsseq.synthetic import augment
-from tsseq.synthetic.base import Prior
+from tsseq.synthetic.base import Prior, finish
 from tsseq.synthetic.draws import host_generator, systematic
 
 Edit = Callable[[Generator, Tensor, float], Tensor]
+Labelled = tuple[Float[Tensor, "batch time"], Int[Tensor, " batch"]]
 
 ONLINE: tuple[tuple[Edit, float], ...] = (
     (augment.mix, 0.25),
@@ -76,18 +78,25 @@ class Mixture(Prior):
     def sample(self, generator: Generator, batch_size: int, length: int) -> Float[Tensor, "batch time"]:
         return self.sample_labelled(generator, batch_size, length)[0]
 
-    def sample_labelled(
+    def in_pieces(
         self, generator: Generator, batch_size: int, length: int
-    ) -> tuple[Float[Tensor, "batch time"], Int[Tensor, " batch"]]:
+    ) -> Pieces[None, None, Float[Tensor, "batch time"]]:
+        """`sample`, with a pause after every family and every edit."""
+        return (yield from self._drawing(generator, batch_size, length))[0]
+
+    def sample_labelled(self, generator: Generator, batch_size: int, length: int) -> Labelled:
         """A batch, and for every series the position of its family in `weights`."""
+        return finish(self._drawing(generator, batch_size, length))
+
+    def _drawing(self, generator: Generator, batch_size: int, length: int) -> Pieces[None, None, Labelled]:
         host = host_generator(generator)
         pick = int(torch.multinomial(torch.tensor(COARSER_WEIGHTS), 1, generator=host))
         factor, how = COARSER[pick], list(augment.RATES)[int(torch.randint(0, 4, (1,), generator=host))]
         slow = int(self.coarser * batch_size / factor + float(torch.rand((), generator=host)))
         slow = min(slow, batch_size) if any(not prior.sequential for prior in self.priors.values()) else 0
-        drawn = self._draw(generator, self.counts(host, batch_size - slow), length)
+        drawn = yield from self._draw(generator, self.counts(host, batch_size - slow), length)
         if slow:
-            fine, labels = self._draw(generator, self._few(host, slow), length * factor)
+            fine, labels = yield from self._draw(generator, self._few(host, slow), length * factor)
             drawn = (torch.cat([drawn[0], augment.decimate(fine, factor, how)]), torch.cat([drawn[1], labels]))
         order = torch.randperm(batch_size, generator=generator, device=generator.device)
         x = drawn[0][order]
@@ -98,6 +107,7 @@ class Mixture(Prior):
                 start = int(torch.randint(0, batch_size - count + 1, (1,), generator=host))
                 rows = slice(start, start + count)
                 x[rows] = edit(generator, x[rows], 1.0)
+                yield
         return x, drawn[1][order]
 
     def shares(self) -> dict[str, float]:
@@ -117,7 +127,7 @@ class Mixture(Prior):
         each[: batch_size % families] += 1
         return torch.zeros(len(self.weights), dtype=torch.int64).scatter_add_(0, drawn, each).tolist()
 
-    def _draw(self, generator: Generator, counts: list[int], length: int) -> tuple[Tensor, Tensor]:
+    def _draw(self, generator: Generator, counts: list[int], length: int) -> Pieces[None, None, Labelled]:
         parts, labels = [], []
         for label, (name, count) in enumerate(zip(self.weights, counts, strict=True)):
             if count == 0:
@@ -125,6 +135,7 @@ class Mixture(Prior):
             parts.append(self.priors[name].sample(generator, count, length))
             labels.append(torch.full((count,), label, device=generator.device))
             self.delivered[name] += count
+            yield
         if not parts:
             empty = torch.empty((0, length), device=generator.device)
             return empty, torch.empty(0, dtype=torch.int64, device=generator.device)

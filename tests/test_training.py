@@ -19,6 +19,7 @@ from tsseq.datasets.tasks import masked_spans
 from tsseq.forecaster import Forecaster, ForecasterConfig
 from tsseq.muon import NorMuon, orthogonalise, parameter_groups
 from tsseq.synthetic.base import Prior
+from tsseq.synthetic.mixture import preset
 from tsseq.training import ForecasterModule, ForecastingLoss, TrainingConfig
 
 PATCH = 8
@@ -105,6 +106,18 @@ def test_stream_cuts_its_steps_in_the_shares_asked_for():
     share = {shape: shapes.count(shape) / len(shapes) for shape in set(shapes)}
     assert set(share) == {(8, 8), (4, 16), (2, 32)}
     assert abs(share[8, 8] - 0.3) < 0.1 and abs(share[4, 16] - 0.2) < 0.1
+
+
+def test_a_block_drawn_between_steps_is_the_one_drawn_at_once():
+    """Steps in order draw the next block ahead, piece by piece; a fresh stream draws the block of one step whole."""
+    config = StreamConfig(batch_size=4, patches=4, patch_length=4, cuts=(), missing=0.0, block=5)
+    running = PriorStream(preset("tsseq"), config)
+    for step in range(12):
+        alone = PriorStream(preset("tsseq"), config).batch(step)
+        for found, expected in zip(running.batch(step), alone, strict=True):
+            assert torch.equal(found, expected), step
+    last = running.batch(9)  # a step behind, with a later block half drawn
+    assert torch.equal(last.values, PriorStream(preset("tsseq"), config).batch(9).values)
 
 
 @pytest.mark.parametrize("cuts", [((1, 0.5),), ((16, -0.1),), ((4, 0.6), (8, 0.6))])
