@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from tsseq.datasets.stream import StreamConfig
@@ -21,6 +21,7 @@ def pretrain(
     mlp_width: int = 640,
     patch_length: int = 32,
     patches: int = 128,
+    scaler: Literal["context", "causal"] = "context",
     weave: bool = False,
     options: dict[str, Any] | None = None,
     batch_size: int = 256,
@@ -62,6 +63,7 @@ def pretrain(
         mlp_width: hidden features of the perceptron in each block; 0 leaves it out
         patch_length: values per position
         patches: positions per training series
+        scaler: scale a patch by the whole stretch that is known, or by what was known up to it
         weave: add each layer's final state to the next layer's initial state (gives up streaming)
         options: keyword arguments of the mixer, as JSON
         batch_size: series per step and device
@@ -103,7 +105,9 @@ def pretrain(
     run(
         ensure_folder(out),
         prior,
-        ForecasterConfig(patch_length=patch_length, max_context=patches * patch_length, backbone=backbone),
+        ForecasterConfig(
+            patch_length=patch_length, max_context=patches * patch_length, scaler=scaler, backbone=backbone
+        ),
         TrainingConfig(
             max_steps=max_steps,
             learning_rate=learning_rate,

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from tsseq.array_typing import Bool, Float, Tensor
 from tsseq.backbone import Backbone, BackboneConfig
 from tsseq.patching import age, to_patches
 from tsseq.quantiles import check_levels, mean_of_quantiles, resample_levels
-from tsseq.scaler import fit_scale
+from tsseq.scaler import causal_scale, fit_scale
 
 DECILES = tuple(k / 10 for k in range(1, 10))
 MAX_OUTPUT = 16.0
@@ -26,6 +26,7 @@ MAX_BATCH = 512
 AGE_FEATURES = 8
 
 Context = Tensor | np.ndarray | Sequence[Any]
+Scaler = Literal["context", "causal"]
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,16 @@ class Forecast:
 class ForecasterConfig:
     """`patch_length` values make one position of the backbone; `levels` are the quantiles that it learns.
 
-    `max_context` is the longest history read; older values are left out.
+    `max_context` is the longest history read; older values are left out. `scaler` says what a patch is scaled by: all
+    that is known of its series ("context"), or what was known by then ("causal"), which is never taken back as more
+    arrives.
     """
 
     patch_length: int = 32
     levels: tuple[float, ...] = DECILES
     hidden_width: int = 512
     max_context: int = 4096
+    scaler: Scaler = "context"
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
 
     def __post_init__(self) -> None:
@@ -61,6 +65,8 @@ class ForecasterConfig:
                 "expected positive patch_length and hidden_width and a max_context of at least one patch, "
                 f"got {self.patch_length}, {self.hidden_width} and {self.max_context}"
             )
+        if self.scaler not in get_args(Scaler):
+            raise ValueError(f"expected scaler to be one of {', '.join(get_args(Scaler))}, got {self.scaler!r}")
         check_levels(self.levels)
 
     def to_dict(self) -> dict[str, Any]:
@@ -205,13 +211,14 @@ class Forecaster(nn.Module):
         return results + min(len(series), MAX_BATCH) * row
 
     def _forecast_batch(self, values: Tensor, horizon: int) -> Tensor:
-        observed = ~values.isnan()
-        scale = fit_scale(values, observed)
-        patches = to_patches(scale.apply(values), self.config.patch_length).to(self.embed.skip.weight.dtype)
-        future = -(-horizon // self.config.patch_length)
+        patch, observed = self.config.patch_length, ~values.isnan()
+        causal = self.config.scaler == "causal"
+        scale = causal_scale(values, observed, patch) if causal else fit_scale(values, observed)
+        patches = scale.apply(to_patches(values, patch)).to(self.embed.skip.weight.dtype)
+        future = -(-horizon // patch)
         patches = F.pad(patches, (0, 0, 0, future - 1), value=torch.nan)
         output = self(patches, ~patches.isnan())[:, -future:].flatten(1, 2)[:, :horizon]
-        quantiles = scale.invert(output.double().sort(-1).values)
+        quantiles = scale.last().invert(output.double().sort(-1).values)
         nothing = ~observed.any(1)
         return torch.where(nothing[:, None, None], torch.nan, quantiles)
 

@@ -12,10 +12,14 @@ FLOOR_ROUNDINGS = 32
 
 @dataclass(frozen=True)
 class Scale:
-    """`loc` and `scale` of each series, batch × 1, in the series' own unit; `scale` is positive."""
+    """`loc` and `scale`, in the series' own unit; `scale` is positive.
 
-    loc: Float[Tensor, "batch 1"]
-    scale: Float[Tensor, "batch 1"]
+    One pair for each series (batch × 1), or one for each of its patches (batch × patch), which then are the second
+    axis of what is scaled.
+    """
+
+    loc: Float[Tensor, "batch patch"]
+    scale: Float[Tensor, "batch patch"]
 
     def apply(self, values: Float[Tensor, "batch *rest"]) -> Float[Tensor, "batch *rest"]:
         """arcsinh((x - loc) / scale): linear near the level, logarithmic far from it."""
@@ -28,8 +32,12 @@ class Scale:
         return loc + scale * torch.sinh(scaled)
 
     def _like(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        shape = (-1,) + (1,) * (values.ndim - 1)
+        shape = self.loc.shape + (1,) * (values.ndim - 2)
         return self.loc.reshape(shape), self.scale.reshape(shape)
+
+    def last(self) -> "Scale":
+        """That of the last patch, for what comes after it."""
+        return Scale(self.loc[:, -1:], self.scale[:, -1:])
 
 
 def fit_scale(values: Float[Tensor, "batch time"], observed: Bool[Tensor, "batch time"]) -> Scale:
@@ -60,3 +68,32 @@ def fit_scale(values: Float[Tensor, "batch time"], observed: Bool[Tensor, "batch
         deviation = mean((clipped - loc).abs())
     floor = FLOOR_ROUNDINGS * torch.full_like(unit, limits.eps).masked_fill(magnitude == 0, limits.tiny)
     return Scale(loc * unit, torch.maximum(deviation, floor) * unit)
+
+
+def causal_scale(values: Float[Tensor, "batch time"], observed: Bool[Tensor, "batch time"], patch_length: int) -> Scale:
+    """Mean and mean absolute deviation of all observed values up to the end of each patch.
+
+    A deviation is that from the mean of its own time, and values further off than ten mean deviations of their own
+    time count as so far, so an outlier weighs less the longer the history before it. As long as all values are the
+    same the scale is the smallest normal number: any other value is then out of range, and a forecast this constant.
+
+    Paper: Cohen et al., "This time is different: an observability perspective on time series foundation models"
+    (Toto), arXiv 2505.14766; here with absolute deviations and without a look at the whole series.
+    """
+    values = torch.where(observed, values, 0.0)
+    # Distances from the first value are short where the level is high, and keep their digits when summed.
+    first = values.gather(1, observed.byte().argmax(1, keepdim=True))
+    observed, values = (x.unflatten(1, (-1, patch_length)) for x in (observed, values - first))
+    count = observed.sum(-1).cumsum(1)
+
+    def running_mean(x: Tensor) -> Tensor:
+        return torch.where(observed, x, 0.0).sum(-1).cumsum(1) / count.clamp(min=1)
+
+    loc = running_mean(values)
+    deviation = running_mean((values - loc[..., None]).abs())
+    low, high = loc - WINSOR_LIMIT * deviation, loc + WINSOR_LIMIT * deviation
+    values = torch.minimum(torch.maximum(values, low[..., None]), high[..., None])
+    loc = running_mean(values)
+    deviation = running_mean((values - loc[..., None]).abs())
+    loc = torch.where(count > 0, first + loc, 0.0)
+    return Scale(loc, deviation.clamp(min=torch.finfo(values.dtype).tiny))

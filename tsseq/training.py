@@ -22,7 +22,7 @@ from tsseq.datasets.tasks import TrainingBatch
 from tsseq.forecaster import MAX_OUTPUT, Forecaster
 from tsseq.losses import quantile_loss
 from tsseq.muon import NorMuon, parameter_groups
-from tsseq.scaler import fit_scale
+from tsseq.scaler import causal_scale, fit_scale
 
 
 @dataclass(frozen=True)
@@ -82,12 +82,18 @@ class ForecastingLoss(nn.Module):
         self, values: Tensor, visible: Tensor, fitted: Tensor, targets: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         patch = self.forecaster.config.patch_length
-        scaled = fit_scale(values, fitted).apply(values.nan_to_num())
-        # Where the fitted stretch is constant its scale says nothing about what follows.
-        scored = (targets & (scaled.abs() < MAX_OUTPUT)).unflatten(1, (-1, patch))
-        scaled = scaled.clamp(-MAX_OUTPUT, MAX_OUTPUT).unflatten(1, (-1, patch))
-        tokens = self.forecaster.embed_patches(scaled[:, :-1], visible.unflatten(1, (-1, patch))[:, :-1])
-        return tokens, scaled[:, 1:], scored[:, 1:]
+        patches = values.nan_to_num().unflatten(1, (-1, patch))
+        if self.forecaster.config.scaler == "causal":
+            scale = causal_scale(values[:, :-patch], visible[:, :-patch], patch)
+            read, ahead = scale.apply(patches[:, :-1]), scale.apply(patches[:, 1:])
+        else:
+            scaled = fit_scale(values, fitted).apply(patches)
+            read, ahead = scaled[:, :-1], scaled[:, 1:]
+        # Where what was scaled by is constant its scale says nothing about what follows.
+        scored = targets.unflatten(1, (-1, patch))[:, 1:] & (ahead.abs() < MAX_OUTPUT)
+        read, ahead = read.clamp(-MAX_OUTPUT, MAX_OUTPUT), ahead.clamp(-MAX_OUTPUT, MAX_OUTPUT)
+        tokens = self.forecaster.embed_patches(read, visible.unflatten(1, (-1, patch))[:, :-1])
+        return tokens, ahead, scored
 
     def _score(self, hidden: Tensor, scaled: Tensor, scored: Tensor) -> Tensor:
         levels = torch.tensor(self.forecaster.config.levels, device=hidden.device)
