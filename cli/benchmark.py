@@ -67,6 +67,8 @@ def benchmark(
         width: width of a head; 64 on a GPU, 32 on a CPU if not given
     """
     import torch
+    from rich.console import Console
+    from rich.progress import track
 
     from tsseq.cli.output import ensure_folder
     from tsseq.cli.timing import bandwidth
@@ -87,10 +89,12 @@ def benchmark(
         raise ValueError(f"expected a batch, length, heads and width of at least 1, got {size}")
     kind: torch.dtype = getattr(torch, dtype or ("bfloat16" if gpu else "float32"))
     speed = bandwidth(place)
-    rows = [row for name in ops or OPS for row in measure(name, OPS[name], size, kind, place, speed, peers)]
+    rows: list[Row] = []
+    for name in track(ops or list(OPS), "ops", transient=True, console=Console(stderr=True)):
+        rows += measure(name, OPS[name], size, kind, place, speed, peers)
+        if folder is not None:  # after every op, so that a kill loses one: peers may compile for minutes
+            _write(rows, size, kind, place, speed, folder)
     _show(rows, size, kind, place, speed)
-    if folder is not None:
-        _write(rows, size, kind, place, speed, folder)
 
 
 def measure(
