@@ -109,6 +109,13 @@ def test_forecaster_keeps_its_promises(model):
     check_forecaster(model)
 
 
+@pytest.mark.parametrize("size", [1e-300, 1e308])
+def test_huge_and_tiny_histories(model, generator, size):
+    values = torch.rand(2, 200, generator=generator, dtype=torch.float64)
+    expected = model.forecast(values, 5).quantiles
+    torch.testing.assert_close(model.forecast(values * size, 5).quantiles / size, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_constant_history_forecasts_the_constant(model):
     for value in (0.0, 5.25, -1e9):
         for length in (1, 30):

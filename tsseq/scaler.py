@@ -8,6 +8,7 @@ from tsseq.array_typing import Bool, Float, Tensor
 
 WINSOR_LIMIT = 10.0
 FLOOR_ROUNDINGS = 32
+HEADROOM = 2.0**-24
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,8 @@ def causal_scale(values: Float[Tensor, "batch time"], observed: Bool[Tensor, "ba
     Paper: Cohen et al., "This time is different: an observability perspective on time series foundation models"
     (Toto), arXiv 2505.14766; here with absolute deviations and without a look at the whole series.
     """
-    values = torch.where(observed, values, 0.0)
+    # As a power of two this rounds nothing, and keeps sums of huge values finite.
+    values = torch.where(observed, values, 0.0) * HEADROOM
     # Distances from the first value are short where the level is high, and keep their digits when summed.
     first = values.gather(1, observed.byte().argmax(1, keepdim=True))
     observed, values = (x.unflatten(1, (-1, patch_length)) for x in (observed, values - first))
@@ -95,5 +97,5 @@ def causal_scale(values: Float[Tensor, "batch time"], observed: Bool[Tensor, "ba
     values = torch.minimum(torch.maximum(values, low[..., None]), high[..., None])
     loc = running_mean(values)
     deviation = running_mean((values - loc[..., None]).abs())
-    loc = torch.where(count > 0, first + loc, 0.0)
-    return Scale(loc, deviation.clamp(min=torch.finfo(values.dtype).tiny))
+    loc = torch.where(count > 0, first + loc, 0.0) / HEADROOM
+    return Scale(loc, (deviation / HEADROOM).clamp(min=torch.finfo(values.dtype).tiny))
