@@ -124,7 +124,7 @@ LAUNCHES = (
     ),
     ("gated norm", gated_norm, ("_forward", "_backward"), BOTH, _norm),
     ("mLSTM, width 64", custom_op, ATTENTION, BOTH, lambda: _attention(64, torch.bfloat16)),
-    ("mLSTM, width 128", custom_op, ATTENTION[2:], HOPPER, lambda: _attention(128, torch.bfloat16)),
+    ("mLSTM, width 128", custom_op, (*ATTENTION[2:], "read_kernel"), HOPPER, lambda: _attention(128, torch.bfloat16)),
     ("mLSTM, width 32, float32", custom_op, ATTENTION[2:], HOPPER, lambda: _attention(32, torch.float32)),
     ("decay per channel", channelwise, CHANNELWISE, BOTH, lambda: _attention(64, torch.bfloat16, True)),
     ("selective scan", selective_scan, ("_forward", "_backward"), BOTH, _selective),

@@ -151,9 +151,9 @@ def test_mlstm_hard_gates() -> None:
     check(fused_attention, linear_attention, inputs, torch.float32, normalize=True)
 
 
-@pytest.mark.parametrize("widths", [(16, 16), (24, 40), (64, 64), (16, 96)])
+@pytest.mark.parametrize("widths", [(16, 16), (24, 40), (64, 64), (16, 96), (72, 80)])
 def test_mlstm_narrow(widths: tuple[int, int]) -> None:
-    """The last has more values than a program takes.
+    """The last two have more values than a program takes at a time, the last a kernel of its own for the read-outs.
 
     The gradient of the first maximum is one number a head in which large terms cancel; it is held in float32 alone.
     """

@@ -1,5 +1,6 @@
 """Linear attention on a GPU as torch operators: whole under torch.compile, capturable in a CUDA graph."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -8,7 +9,13 @@ import triton
 from tsseq.array_typing import State, Tensor
 from tsseq.kernels.layout import token_rows
 from tsseq.kernels.linear_attention.channelwise import fused_channelwise
-from tsseq.kernels.linear_attention.triton import adjoint_kernel, finish_kernel, forward_kernel, prepare_kernel
+from tsseq.kernels.linear_attention.triton import (
+    adjoint_kernel,
+    finish_kernel,
+    forward_kernel,
+    prepare_kernel,
+    read_kernel,
+)
 from tsseq.kernels.linear_attention.triton_gradients import key_gradients_kernel, query_gradients_kernel
 
 
@@ -16,67 +23,127 @@ def _is_ampere(x: Tensor) -> bool:
     return x.is_cuda and torch.cuda.get_device_capability(x.device) < (9, 0)
 
 
-def _tiling(q: Tensor, v: Tensor) -> dict[str, int]:
-    """Chunk length, slice of the values and warps: what spills least for a width, a type and an architecture."""
-    bk = max(16, triton.next_power_of_2(q.shape[-1]))
-    bv = max(16, triton.next_power_of_2(v.shape[-1]))
-    chunk = 16 if q.dtype == torch.float32 else 32 if bk > 64 or max(bk, bv) <= 32 or _is_ampere(q) else 64
-    return {"BK": bk, "BV": min(bv, 64), "CHUNK": chunk, "num_warps": 2 if max(bk, bv, chunk) <= 32 else 4}
+@dataclass(frozen=True)
+class Launch:
+    """How a kernel is launched: the values it takes at a time, its warps, loads in flight, registers a thread."""
+
+    values: int
+    warps: int = 4
+    stages: int = 2
+    registers: int | None = None
+
+    def options(self) -> dict[str, int | None]:
+        return {"BV": self.values, "num_warps": self.warps, "STAGES": self.stages, "maxnreg": self.registers}
 
 
-def _options(q: Tensor, k: Tensor, v: Tensor) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Tiling:
+    """`forward` and `adjoint` walk along time, each program with a slice of the values; the others take all values of
+    a chunk, slice after slice. `split` has `read` make the read-outs, so that `forward` only carries the memory.
+    """
+
+    chunk: int
+    forward: Launch
+    adjoint: Launch
+    read: Launch
+    query: Launch
+    key: Launch
+    split: bool = False
+
+
+def _tiling(q: Tensor, v: Tensor) -> Tiling:
+    """What was fastest, or spills least, for a width, a type and an architecture."""
+    key, value = _padded(q.shape[-1]), _padded(v.shape[-1])
+    width, values = max(key, value), min(value, 64)
+    if q.dtype == torch.float32:
+        same = Launch(values, warps=2 if width <= 32 else 4)
+        return Tiling(16, same, same, same, same, same)
+    if width <= 32:
+        same = Launch(values, warps=1)
+        return Tiling(32, same, same, same, same, same)
+    same = Launch(values)
+    if key > 128 or _is_ampere(q):
+        return Tiling(32, same, same, same, same, same)
+    fewer = Launch(values, registers=168) if width <= 64 else same
+    return Tiling(64, same, same, same, same, fewer, split=key > 64)
+
+
+def _padded(width: int) -> int:
+    return max(16, int(triton.next_power_of_2(width)))
+
+
+def _options(q: Tensor, k: Tensor, v: Tensor, tiling: Tiling) -> dict[str, Any]:
     return {
-        "HEADS": q.shape[2], "K": q.shape[3], "V": v.shape[3], "Q_STRIDE": q.stride(1), "K_STRIDE": k.stride(1),
-        "V_STRIDE": v.stride(1), "PRECISION": "tf32x3" if q.dtype == torch.float32 else "tf32", **_tiling(q, v),
+        "HEADS": q.shape[2], "K": q.shape[3], "V": v.shape[3], "BK": _padded(q.shape[3]), "CHUNK": tiling.chunk,
+        "Q_STRIDE": q.stride(1), "K_STRIDE": k.stride(1), "V_STRIDE": v.stride(1),
+        "PRECISION": "tf32x3" if q.dtype == torch.float32 else "tf32",
     }  # fmt: skip
 
 
-def _prepared(
-    q: Tensor, decay: Tensor | None, gate: Tensor | None, chunk: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _outputs(q: Tensor, v: Tensor, normalize: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Read-outs and the last state, without its normaliser and maximum empty."""
+    batch, _, head, width = q.shape
+    n = int(normalize)
+    return (
+        torch.empty(v.shape, dtype=q.dtype, device=q.device),
+        torch.empty((batch, head, width, v.shape[3]), device=q.device),
+        torch.empty((n * batch, head, width), device=q.device),
+        torch.empty((n * batch, head), device=q.device),
+    )
+
+
+def _before_chunks(q: Tensor, v: Tensor, normalize: bool, kept: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Room for memories, normalisers and maxima before every chunk; flat, or empty."""
+    entries = _chunks(q, v) if kept else 0
+    width, n = q.shape[3], int(normalize)
+    return (
+        torch.empty(entries * width * v.shape[3], dtype=q.dtype, device=q.device),
+        torch.empty(n * entries * width, device=q.device),
+        torch.empty(n * entries, device=q.device),
+    )
+
+
+def _chunks(q: Tensor, v: Tensor) -> int:
+    """Of all heads of all sequences."""
+    return q.shape[0] * q.shape[2] * int(triton.cdiv(q.shape[1], _tiling(q, v).chunk))
+
+
+def _prepared(q: Tensor, v: Tensor, decay: Tensor | None, gate: Tensor | None) -> Tensor:
     batch, time, head, _ = q.shape
-    chunks = triton.cdiv(time, chunk)
-    high, low, source, top = torch.empty((4, batch, head, chunks * chunk), device=q.device).unbind(0)
-    prepare_kernel[(batch * chunks,)](
-        decay, gate, high, low, source, top, time, HEADS=head, BLOCK=triton.next_power_of_2(head), CHUNK=chunk,
+    chunk = _tiling(q, v).chunk
+    prepared = torch.empty((4, _chunks(q, v) * chunk), device=q.device)
+    prepare_kernel[(batch * triton.cdiv(time, chunk),)](
+        decay, gate, *prepared.unbind(0), time, HEADS=head, BLOCK=triton.next_power_of_2(head), CHUNK=chunk,
         HAS_DECAY=decay is not None, HAS_GATE=gate is not None, num_warps=4,
     )  # fmt: skip
-    return high, low, source, top
-
-
-def _outputs(
-    q: Tensor, v: Tensor, normalize: bool, save: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Read-outs, the last state, and the states before every chunk (flat; empty where there are none)."""
-    batch, time, head, width = q.shape
-    entries = batch * head * triton.cdiv(time, _tiling(q, v)["CHUNK"]) if save else 0
-    n = int(normalize)
-
-    def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        return torch.empty(shape, dtype=dtype, device=q.device)
-
-    return (
-        empty(*v.shape, dtype=q.dtype),
-        empty(batch, head, width, v.shape[3]), empty(n * batch, head, width), empty(n * batch, head),
-        empty(entries * width * v.shape[3], dtype=q.dtype), empty(n * entries * width), empty(n * entries),
-    )  # fmt: skip
+    return prepared
 
 
 @torch.library.custom_op("tsseq::linear_attention_forward", mutates_args=())
 def _forward_op(
     q: Tensor, k: Tensor, v: Tensor, decay: Tensor | None, gate: Tensor | None, memory0: Tensor | None,
     normalizer0: Tensor | None, maximum0: Tensor | None, normalize: bool, scale: float, save: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     q, k, v = token_rows(q), token_rows(k), token_rows(v)
-    outputs = _outputs(q, v, normalize, save)
-    options = _options(q, k, v)
+    tiling = _tiling(q, v)
+    o, memory, normalizer, maximum = _outputs(q, v, normalize)
+    before = _before_chunks(q, v, normalize, save or tiling.split)
+    prepared = _prepared(q, v, decay, gate)
+    options = _options(q, k, v, tiling) | {"SCALE": scale, "NORMALIZE": normalize}
     batch, time, head, _ = q.shape
-    prepared = _prepared(q, decay, gate, options["CHUNK"])
-    forward_kernel[(batch * head * triton.cdiv(v.shape[3], options["BV"]),)](
-        q, k, v, *prepared, memory0, normalizer0, maximum0, *outputs, time, SCALE=scale,
-        HAS_STATE=memory0 is not None, NORMALIZE=normalize, SAVE=save, STAGES=2, **options,
+    gates = prepared.unbind(0)
+    forward_kernel[(batch * head * triton.cdiv(v.shape[3], tiling.forward.values),)](
+        q, k, v, *gates, memory0, normalizer0, maximum0, o, memory, normalizer, maximum, *before, time,
+        HAS_STATE=memory0 is not None, SAVE=save or tiling.split, READ=not tiling.split, **options,
+        **tiling.forward.options(),
     )  # fmt: skip
-    return outputs
+    if tiling.split:
+        read_kernel[(batch * head * triton.cdiv(time, tiling.chunk),)](
+            q, k, v, *gates, *before, o, time, **options, **tiling.read.options()
+        )
+    if not save:
+        before, prepared = _before_chunks(q, v, normalize, False), prepared.new_empty(4, 0)
+    return o, memory, normalizer, maximum, *before, prepared
 
 
 @_forward_op.register_fake
@@ -84,26 +151,20 @@ def _(
     q: Any, k: Any, v: Any, decay: Any, gate: Any, memory0: Any, normalizer0: Any, maximum0: Any, normalize: bool,
     scale: float, save: bool,
 ) -> Any:  # fmt: skip
-    return _outputs(q, v, normalize, save)
+    prepared = torch.empty((4, _chunks(q, v) * _tiling(q, v).chunk if save else 0), device=q.device)
+    return *_outputs(q, v, normalize), *_before_chunks(q, v, normalize, save), prepared
 
 
-def _gradients(q: Tensor, v: Tensor, slices: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Room for the gradients of query, key, value, decay and gate; sums over values in slices."""
-    batch, time, head, _ = q.shape
-    partial = q.dtype if slices == 1 else torch.float32
-
-    def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        return torch.empty(shape, dtype=dtype, device=q.device)
-
-    return (
-        empty(slices, *q.shape, dtype=partial), empty(slices, *q.shape, dtype=partial),
-        empty(*v.shape, dtype=q.dtype), empty(batch, time, head), empty(batch, time, head),
-    )  # fmt: skip
+def _gradients(q: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Room for the gradients of query, key, value, decay and gate."""
+    dq, dk = (torch.empty(q.shape, dtype=q.dtype, device=q.device) for _ in range(2))
+    ddecay, dgate = (torch.empty(q.shape[:3], device=q.device) for _ in range(2))
+    return dq, dk, torch.empty(v.shape, dtype=q.dtype, device=q.device), ddecay, dgate
 
 
 def _adjoint(
     q: Tensor, do: Tensor, dstate: tuple[Tensor | None, Tensor | None], memories: Tensor, normalizers: Tensor,
-    inputs: tuple[Tensor, ...], options: dict[str, Any],
+    inputs: tuple[Tensor, ...], options: dict[str, Any], launch: Launch,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of the states after every chunk and of the first state."""
     batch, time, head, width = q.shape
@@ -114,9 +175,9 @@ def _adjoint(
     dmemories, dnormalizers = torch.empty_like(memories), torch.empty_like(normalizers)
     dmemory0 = torch.empty((batch, head, width, options["V"]), device=q.device)
     dnormalizer0 = torch.empty((batch * int(normalize), head, width), device=q.device)
-    adjoint_kernel[(batch * head * triton.cdiv(options["V"], options["BV"]),)](
+    adjoint_kernel[(batch * head * triton.cdiv(options["V"], launch.values),)](
         q, do, *inputs, dmemory, dnormalizer, dmemories, dnormalizers, dmemory0, dnormalizer0, time,
-        HAS_DSTATE=dmemory is not None, STAGES=2,
+        HAS_DSTATE=dmemory is not None, **launch.options(),
         **{name: x for name, x in options.items() if name not in ("K_STRIDE", "V_STRIDE")},
     )  # fmt: skip
     return dmemories, dnormalizers, dmemory0, dnormalizer0
@@ -124,58 +185,53 @@ def _adjoint(
 
 @torch.library.custom_op("tsseq::linear_attention_backward", mutates_args=())
 def _backward_op(
-    do: Tensor, o: Tensor, dmemory: Tensor | None, dnormalizer: Tensor | None, q: Tensor, k: Tensor, v: Tensor,
-    decay: Tensor | None, gate: Tensor | None, memories: Tensor, normalizers: Tensor, maxima: Tensor,
+    do: Tensor, dmemory: Tensor | None, dnormalizer: Tensor | None, q: Tensor, k: Tensor, v: Tensor,
+    memories: Tensor, normalizers: Tensor, maxima: Tensor, prepared: Tensor, has_decay: bool, has_gate: bool,
     normalize: bool, scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     q, k, v, do = token_rows(q), token_rows(k), token_rows(v), token_rows(do)
-    options = _options(q, k, v) | {"SCALE": scale, "DO_STRIDE": do.stride(1), "NORMALIZE": normalize}
-    slices = triton.cdiv(v.shape[3], options["BV"])
-    dq, dk, dv, ddecay, dgate = _gradients(q, v, slices)
+    tiling = _tiling(q, v)
+    options = _options(q, k, v, tiling) | {"SCALE": scale, "DO_STRIDE": do.stride(1), "NORMALIZE": normalize}
+    dq, dk, dv, ddecay, dgate = _gradients(q, v)
     batch, time, head, _ = q.shape
-    chunk = options["CHUNK"]
-    chunks = triton.cdiv(time, chunk)
-    programs = batch * head * chunks * slices
-    rows, columns, carries, dgate_columns = torch.empty((4, programs * chunk), device=q.device).unbind(0)
+    chunks = triton.cdiv(time, tiling.chunk)
+    programs = batch * head * chunks
+    rows, columns, carries, dgate_columns = torch.empty((4, programs * tiling.chunk), device=q.device).unbind(0)
     totals = torch.empty((programs,), device=q.device)
-    scales, feedbacks = torch.empty((2, maxima.numel() * chunk), device=q.device).unbind(0)
-    has = {"HAS_DECAY": decay is not None, "HAS_GATE": gate is not None}
-    prepared = _prepared(q, decay, gate, chunk)
-    shared = (q, k, v, *prepared, memories, normalizers, maxima, do)
+    scales, feedbacks = torch.empty((2, maxima.numel() * tiling.chunk), device=q.device).unbind(0)
+    high, low, source, top = prepared.unbind(0)
+    shared = (q, k, v, high, low, source, top, memories, normalizers, maxima, do)
     query_gradients_kernel[(programs,)](
-        *shared, (do.float() * o).sum(-1) if normalize and slices > 1 else None, scales, feedbacks, dq, rows, time,
-        batch * time, HAS_DECAY=decay is not None, **options,
-    )  # fmt: skip
-    high, low, _, top = prepared
-    dmemories, dnormalizers, dmemory0, dnormalizer0 = _adjoint(
-        q, do, (dmemory, dnormalizer), memories, normalizers, (high, low, top, maxima, scales, feedbacks), options
+        *shared, scales, feedbacks, dq, rows, time, HAS_DECAY=has_decay, **options, **tiling.query.options()
     )
+    inputs = high, low, top, maxima, scales, feedbacks
+    dmemories, dnormalizers, dmemory0, dnormalizer0 = _adjoint(
+        q, do, (dmemory, dnormalizer), memories, normalizers, inputs, options, tiling.adjoint
+    )
+    has = {"HAS_DECAY": has_decay, "HAS_GATE": has_gate}
     key_gradients_kernel[(programs,)](
         *shared, scales, feedbacks, dmemories, dnormalizers, dk, dv, columns, carries, totals, dgate_columns, time,
-        batch * time, **has, **options,
+        **has, **options, **tiling.key.options(),
     )  # fmt: skip
     finish_kernel[(batch * chunks,)](
-        rows, columns, carries, totals, dgate_columns, ddecay, dgate, time, batch * head * chunks, HEADS=head,
-        BLOCK=triton.next_power_of_2(head), CHUNK=chunk, SLICES=slices, num_warps=4, **has,
+        rows, columns, carries, totals, dgate_columns, ddecay, dgate, time, HEADS=head,
+        BLOCK=triton.next_power_of_2(head), CHUNK=tiling.chunk, num_warps=4, **has,
     )  # fmt: skip
-    if slices == 1:
-        return dq[0], dk[0], dv, ddecay, dgate, dmemory0, dnormalizer0
-    return dq.sum(0).to(q.dtype), dk.sum(0).to(q.dtype), dv, ddecay, dgate, dmemory0, dnormalizer0
+    return dq, dk, dv, ddecay, dgate, dmemory0, dnormalizer0
 
 
 @_backward_op.register_fake
-def _(do: Any, o: Any, dmemory: Any, dnormalizer: Any, q: Any, k: Any, v: Any, *others: Any) -> Any:
-    normalize = others[5]
+def _(do: Any, dmemory: Any, dnormalizer: Any, q: Any, k: Any, v: Any, *others: Any) -> Any:
+    normalize = others[6]
     batch, _, head, width = q.shape
-    dq, dk, dv, ddecay, dgate = _gradients(q, v, 1)
     dmemory0 = torch.empty((batch, head, width, v.shape[3]), device=q.device)
     dnormalizer0 = torch.empty((batch * int(normalize), head, width), device=q.device)
-    return dq[0], dk[0], dv, ddecay, dgate, dmemory0, dnormalizer0
+    return *_gradients(q, v), dmemory0, dnormalizer0
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.normalize, ctx.scale, _ = inputs[8:]
-    ctx.save_for_backward(*inputs[:8], *output)
+    ctx.save_for_backward(*inputs[:8], *output[1:])
     ctx.set_materialize_grads(False)
 
 
@@ -183,12 +239,13 @@ def _differentiate(
     ctx: Any, do: Tensor | None, dmemory: Tensor | None, dnormalizer: Tensor | None, dmaximum: Tensor | None,
     *_: None,
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
-    q, k, v, decay, gate, memory0, normalizer0, maximum0, o, *state = ctx.saved_tensors
-    do = torch.zeros_like(o) if do is None else do.to(q.dtype)
+    q, k, v, decay, gate, memory0, normalizer0, maximum0, *state = ctx.saved_tensors
+    do = torch.zeros_like(v, dtype=q.dtype) if do is None else do.to(q.dtype)
     if dmemory is None and dnormalizer is not None:
         dmemory = torch.zeros_like(state[0])
     contiguous = [None if x is None else x.contiguous() for x in (dmemory, dnormalizer)]
-    found = _backward_op(do, o, *contiguous, q, k, v, decay, gate, *state[3:], ctx.normalize, ctx.scale)
+    has = decay is not None, gate is not None
+    found = _backward_op(do, *contiguous, q, k, v, *state[3:], *has, ctx.normalize, ctx.scale)
     dq, dk, dv, ddecay, dgate, dmemory0, dnormalizer0 = found
     dmaximum0 = None
     if maximum0 is not None:

@@ -60,11 +60,10 @@ def prepare_kernel(
     tl.store(top + out, tl.maximum(largest, FLOOR), head < HEADS)
 
 
-@triton.jit(do_not_specialize=["T", "partial"])
+@triton.jit(do_not_specialize=["T"])
 def finish_kernel(
-    rows, columns, carries, totals, dgate_columns, ddecay, dgate, T, partial,
-    HEADS: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr, SLICES: tl.constexpr, HAS_DECAY: tl.constexpr,
-    HAS_GATE: tl.constexpr,
+    rows, columns, carries, totals, dgate_columns, ddecay, dgate, T,
+    HEADS: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr, HAS_DECAY: tl.constexpr, HAS_GATE: tl.constexpr,
 ):  # fmt: skip
     """Gradients of the gates from what queries, keys and states said about the cumulative decays of a chunk."""
     chunks = tl.cdiv(T, CHUNK)
@@ -75,21 +74,13 @@ def finish_kernel(
     valid = (t < T) & (head < HEADS)
     place = (batch * T + t) * HEADS + head
     pair = batch * HEADS + head
-    differences = tl.zeros((CHUNK, BLOCK), tl.float32)
-    carry = tl.zeros((CHUNK, BLOCK), tl.float32)
-    total = tl.zeros((1, BLOCK), tl.float32)
-    di = tl.zeros((CHUNK, BLOCK), tl.float32)
-    for part in tl.static_range(SLICES):
-        of = pair * (chunks * CHUNK) + t + part * tl.cast(partial, tl.int64) * CHUNK
-        carry += tl.load(carries + of, valid, 0.0)
-        if HAS_GATE:
-            di += tl.load(dgate_columns + of, valid, 0.0)
-        if HAS_DECAY:
-            differences += tl.load(rows + of, valid, 0.0) - tl.load(columns + of, valid, 0.0)
-            total += tl.load(totals + pair * chunks + c + part * tl.cast(partial, tl.int64), head < HEADS, 0.0)
+    of = pair * (chunks * CHUNK) + t
+    carry = tl.load(carries + of, valid, 0.0)
     if HAS_GATE:
-        tl.store(dgate + place, di + carry, valid)
+        tl.store(dgate + place, tl.load(dgate_columns + of, valid, 0.0) + carry, valid)
     if HAS_DECAY:
+        differences = tl.load(rows + of, valid, 0.0) - tl.load(columns + of, valid, 0.0)
+        total = tl.load(totals + pair * chunks + c, head < HEADS, 0.0)
         df = tl.cumsum(differences, axis=0, reverse=True) + tl.cumsum(carry, axis=0) - carry + total
         tl.store(ddecay + place, df, valid)
 
@@ -140,9 +131,10 @@ def forward_kernel(
     normalizers, maxima, T,
     SCALE: tl.constexpr, HEADS: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr,
     BV: tl.constexpr, CHUNK: tl.constexpr, Q_STRIDE: tl.constexpr, K_STRIDE: tl.constexpr, V_STRIDE: tl.constexpr,
-    HAS_STATE: tl.constexpr, NORMALIZE: tl.constexpr, SAVE: tl.constexpr, PRECISION: tl.constexpr,
-    STAGES: tl.constexpr,
+    HAS_STATE: tl.constexpr, NORMALIZE: tl.constexpr, SAVE: tl.constexpr, READ: tl.constexpr,
+    PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
+    """The memory along time, and the read-outs unless `read_kernel` does them."""
     SLICES: tl.constexpr = (V + BV - 1) // BV
     PRECISE: tl.constexpr = PRECISION != "tf32"
     first = tl.program_id(0) % SLICES * BV
@@ -170,37 +162,39 @@ def forward_kernel(
         entry = bh * chunks + c
         g = entry * CHUNK + step
         last = entry * CHUNK + CHUNK - 1
-        qc = _tile(q + token * Q_STRIDE + head * K, left, Q_STRIDE, K, CHUNK, BK)
         kc = _tile(k + token * K_STRIDE + head * K, left, K_STRIDE, K, CHUNK, BK)
         vc = _tile(v + token * V_STRIDE + head * V + first, left, V_STRIDE, width, CHUNK, BV)
         h_row = tl.load(high + g)
         l_row = tl.load(low + g)
         s_row = tl.load(source + g)
-        total = tl.load(high + last) + tl.load(low + last)
         if SAVE:
             _put(memories + entry * K * V + first, S, K, V, width, BK, BV)
             if NORMALIZE:
                 tl.store(normalizers + entry * K + kk, n, kk < K)
                 tl.store(maxima + entry, m)
 
-        reach = h_row + l_row + m
-        stabilizer = tl.zeros((CHUNK,), tl.float32)
-        if NORMALIZE:
-            stabilizer = tl.maximum(reach, tl.load(top + g))
-        W = _weights(h_row, l_row - stabilizer, h_row, s_row, PRECISE, False, CHUNK)
-        P = tl.dot(qc, tl.trans(kc), input_precision=PRECISION) * W
-        e = tl.exp2(reach - stabilizer)
-        h = tl.dot(qc, S.to(dtype), input_precision=PRECISION) * e[:, None]
-        h = tl.dot(P.to(dtype), vc, h, input_precision=PRECISION)
-        if NORMALIZE:
-            weight = SCALE * (tl.sum(P, axis=1) + e * tl.sum(qc.to(tl.float32) * n[None, :], axis=1))
-            h *= (SCALE / tl.maximum(tl.abs(weight), _floor(stabilizer)))[:, None]
-        else:
-            h *= SCALE
-        _put(o + token * (HEADS * V) + head * V + first, h, left, HEADS * V, width, CHUNK, BV)
+        if READ:
+            qc = _tile(q + token * Q_STRIDE + head * K, left, Q_STRIDE, K, CHUNK, BK)
+            reach = h_row + l_row + m
+            stabilizer = tl.zeros((CHUNK,), tl.float32)
+            if NORMALIZE:
+                stabilizer = tl.maximum(reach, tl.load(top + g))
+            W = _weights(h_row, l_row - stabilizer, h_row, s_row, PRECISE, False, CHUNK)
+            P = tl.dot(qc, tl.trans(kc), input_precision=PRECISION) * W
+            e = tl.exp2(reach - stabilizer)
+            h = tl.dot(qc, S.to(dtype), input_precision=PRECISION) * e[:, None]
+            h = tl.dot(P.to(dtype), vc, h, input_precision=PRECISION)
+            if NORMALIZE:
+                weight = SCALE * (tl.sum(P, axis=1) + e * tl.sum(qc.to(tl.float32) * n[None, :], axis=1))
+                h *= (SCALE / tl.maximum(tl.abs(weight), _floor(stabilizer)))[:, None]
+            else:
+                h *= SCALE
+            _put(o + token * (HEADS * V) + head * V + first, h, left, HEADS * V, width, CHUNK, BV)
 
-        leave = (tl.load(high + last) - h_row) + (tl.load(low + last) + s_row)
-        keep = total + m
+        high_last = tl.load(high + last)
+        low_last = tl.load(low + last)
+        leave = (high_last - h_row) + (low_last + s_row)
+        keep = high_last + low_last + m
         if NORMALIZE:
             m = tl.maximum(keep, tl.load(top + last))
             keep -= m
@@ -215,6 +209,51 @@ def forward_kernel(
     if NORMALIZE:
         tl.store(normalizer + bh * K + kk, n, kk < K)
         tl.store(maximum + bh, m / LOG2E)
+
+
+@triton.jit(do_not_specialize=["T"])
+def read_kernel(
+    q, k, v, high, low, source, top, memories, normalizers, maxima, o, T,
+    SCALE: tl.constexpr, HEADS: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr,
+    BV: tl.constexpr, CHUNK: tl.constexpr, Q_STRIDE: tl.constexpr, K_STRIDE: tl.constexpr, V_STRIDE: tl.constexpr,
+    NORMALIZE: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """The read-outs of one chunk from the memory before it."""
+    PRECISE: tl.constexpr = PRECISION != "tf32"
+    entry = tl.program_id(0).to(tl.int64)
+    chunks = tl.cdiv(T, CHUNK)
+    c = entry % chunks
+    bh = entry // chunks
+    batch = bh // HEADS
+    head = (bh % HEADS).to(tl.int32)
+    kk = tl.arange(0, BK)
+    token = batch * T + c * CHUNK
+    left = T - c * CHUNK
+    g = entry * CHUNK + tl.arange(0, CHUNK)
+
+    qc = _tile(q + token * Q_STRIDE + head * K, left, Q_STRIDE, K, CHUNK, BK)
+    kc = _tile(k + token * K_STRIDE + head * K, left, K_STRIDE, K, CHUNK, BK)
+    h_row = tl.load(high + g)
+    l_row = tl.load(low + g)
+    reach = h_row + l_row
+    stabilizer = tl.zeros((CHUNK,), tl.float32)
+    if NORMALIZE:
+        reach += tl.load(maxima + entry)
+        stabilizer = tl.maximum(reach, tl.load(top + g))
+    e = tl.exp2(reach - stabilizer)
+    W = _weights(h_row, l_row - stabilizer, h_row, tl.load(source + g), PRECISE, False, CHUNK)
+    P = tl.dot(qc, tl.trans(kc), input_precision=PRECISION) * W
+    u = tl.full((CHUNK,), SCALE, tl.float32)
+    if NORMALIZE:
+        n = tl.load(normalizers + entry * K + kk, kk < K, 0.0)
+        weight = SCALE * (tl.sum(P, axis=1) + e * tl.sum(qc.to(tl.float32) * n[None, :], axis=1))
+        u = SCALE / tl.maximum(tl.abs(weight), _floor(stabilizer))
+    for first in tl.range(0, V, BV, num_stages=STAGES):
+        S = _tile(memories + entry * K * V + first, K, V, V - first, BK, BV)
+        vc = _tile(v + token * V_STRIDE + head * V + first, left, V_STRIDE, V - first, CHUNK, BV)
+        h = tl.dot(qc, S, input_precision=PRECISION) * e[:, None]
+        h = tl.dot(P.to(vc.dtype), vc, h, input_precision=PRECISION) * u[:, None]
+        _put(o + token * (HEADS * V) + head * V + first, h, left, HEADS * V, V - first, CHUNK, BV)
 
 
 @triton.jit(do_not_specialize=["T"])
