@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import nn
 
     from tsseq.datasets.ltsf import Benchmark
     from tsseq.linear_forecasters import WindowTraining
@@ -14,11 +15,13 @@ if TYPE_CHECKING:
 RESULTS = "ltsf.csv"
 ModelName = Literal["dlinear", "nlinear", "xlstm_time"]
 CONTEXT = {"dlinear": 336, "nlinear": 336, "xlstm_time": 512}
-# Learning rate and batch size for each set, from the authors' scripts; only DLinear on ETTh2 has 2e-2 where they have
-# 5e-2, for a lower validation error at each of the four horizons (mean of two seeds).
+# Learning rate and batch size for each set, from the authors' scripts. With these, their seed and DLinear started at
+# the mean, DLinear and NLinear reach the published errors on ETTh1 and ETTh2, to the third digit where the windows
+# after the last full batch are left out of validation and test, as there. DLinear has two scripts for ETTh1, and this
+# is the older one; NLinear takes a tenth of the script's rate on ETTh2, with less validation error at 96 steps.
 SETTINGS = {
-    "dlinear": {"ETTh1": (5e-3, 32), "ETTh2": (2e-2, 32), "exchange_rate": (5e-4, 8), "national_illness": (1e-2, 32)},
-    "nlinear": {"ETTh1": (5e-3, 32), "ETTh2": (5e-2, 32), "exchange_rate": (5e-4, 8), "national_illness": (1e-2, 32)},
+    "dlinear": {"ETTh1": (1e-4, 8), "ETTh2": (5e-2, 32), "exchange_rate": (5e-4, 8), "national_illness": (1e-2, 32)},
+    "nlinear": {"ETTh1": (5e-3, 32), "ETTh2": (5e-3, 32), "exchange_rate": (5e-4, 8), "national_illness": (1e-2, 32)},
 }
 # Test errors at the four horizons of each set: mean square, mean absolute (arXiv 2205.13504, tables 2 and 9).
 PUBLISHED: dict[str, dict[str, tuple[tuple[float, float], ...]]] = {
@@ -47,7 +50,7 @@ def ltsf(
     epochs: int | None = None,
     batch_size: int | None = None,
     learning_rate: float | None = None,
-    seed: int = 0,
+    seed: int = 2021,
     device: str = "cpu",
     out: Path | None = None,
 ) -> None:
@@ -71,7 +74,7 @@ def ltsf(
         epochs: passes over the training part; the paper's if not given
         batch_size: windows per step; the paper's if not given
         learning_rate: peak learning rate; the paper's if not given
-        seed: seed of weights and of the order of windows
+        seed: seed of weights and of the order of windows; DLinear's authors took 2021, and both follow as theirs
         device: torch device such as cpu or cuda
         out: folder of the results; made if absent
     """
@@ -132,17 +135,14 @@ def _train(
     import torch
     from rich.console import Console
 
-    from tsseq.linear_forecasters import DLinear, NLinear, XLSTMTime, score_windows, train_forecaster
+    from tsseq.linear_forecasters import score_windows, train_forecaster
 
     values = torch.from_numpy(benchmark.values).to(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network: torch.nn.Module
-        if model == "xlstm_time":
-            network = XLSTMTime(context, horizon, channels=len(values))
-        else:
-            network = {"dlinear": DLinear, "nlinear": NLinear}[model](context, horizon)
-        network = network.to(device)
+        network = _network(model, context, horizon, len(values)).to(device)
+        order = torch.Generator()
+        order.set_state(torch.get_rng_state())
     title = f"{benchmark.name} {model} {horizon}"
     with Console(stderr=True).status(title) as status:
         validation = train_forecaster(
@@ -152,11 +152,26 @@ def _train(
             context,
             horizon,
             training,
-            generator=torch.Generator().manual_seed(seed),
+            generator=order,
             report=lambda epoch, errors: status.update(f"{title}: epoch {epoch + 1}, validation {errors.mse:.4f}"),
         )
     test = score_windows(network, values, benchmark.parts[1:], context, horizon)
     return {"mse": test.mse, "mae": test.mae, "validation_mse": validation.mse}
+
+
+def _network(model: str, context: int, horizon: int, channels: int) -> nn.Module:
+    """With weights from torch's global generator, left as the authors' code leaves it."""
+    from torch import nn
+
+    from tsseq.linear_forecasters import DLinear, NLinear, XLSTMTime
+
+    if model == "xlstm_time":
+        return XLSTMTime(context, horizon, channels=channels)
+    if model == "nlinear":
+        return NLinear(context, horizon)
+    network = DLinear(context, horizon, start_at_mean=True)
+    nn.Linear(context, horizon)  # theirs has a third map, which it never uses
+    return network
 
 
 def _print(results: pd.DataFrame) -> None:

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 from torch import Generator, nn
+from torch.utils.data import DataLoader
 
 from tsseq.cli.evaluate_ltsf import PUBLISHED, ltsf
 from tsseq.datasets.ltsf import load
@@ -14,6 +15,7 @@ from tsseq.linear_forecasters import (
     WindowErrors,
     WindowTraining,
     XLSTMTime,
+    _order,
     moving_average,
     score_windows,
     train_forecaster,
@@ -102,6 +104,33 @@ def test_training_follows_its_generator():
         generator = Generator().manual_seed(seed)
         scores.append(train_forecaster(model, waves(), (280, 340), CONTEXT, HORIZON, training, generator=generator))
     assert scores[0] == scores[1] != scores[2]
+
+
+def test_learning_rate_halves_after_every_epoch_but_the_first(monkeypatch):
+    rates = []
+    step = torch.optim.Adam.step
+
+    def watched(self, *args, **kwargs):
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", watched)
+    training = WindowTraining(epochs=4, batch_size=100, learning_rate=0.5, patience=9)
+    model = models()["nlinear"]
+    train_forecaster(model, waves(), (280, 340), CONTEXT, HORIZON, training, generator=Generator().manual_seed(0))
+    # 249 windows: two batches of 100 an epoch, and 49 left over.
+    assert rates == [0.5] * 4 + [0.25] * 2 + [0.125] * 2
+
+
+def test_order_is_that_of_a_data_loader():
+    """One over the training part, one shuffled over the validation part, one over the test part, as published."""
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    loaders = [DataLoader(range(7), shuffle=shuffle) for shuffle in (True, True, False)]
+    expected = [[int(x) for loader in loaders for x in loader][:7] for _ in range(2)]
+    generator = Generator()
+    generator.set_state(state)
+    assert [_order(7, generator).tolist() for _ in range(2)] == expected
 
 
 def test_scores_cover_exactly_the_part():

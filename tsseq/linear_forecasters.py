@@ -82,11 +82,11 @@ class XLSTMTime(nn.Module):
 
 @dataclass(frozen=True)
 class WindowTraining:
-    """Adam on every window of the training part, in random order.
+    """Adam on the windows of the training part in random order, without those left over by the last full batch.
 
-    The learning rate halves after each epoch, or rises and falls once over all of them (`one_cycle`). `absolute` takes
-    the mean absolute error as the loss, otherwise the mean square. Training stops after `patience` epochs without a
-    better loss on the validation part; the best epoch is kept.
+    The learning rate halves after each epoch but the first, as in DLinear's published code, or rises and falls once
+    over all of them (`one_cycle`). `absolute` takes the mean absolute error as the loss, otherwise the mean square.
+    Training stops after `patience` epochs without a better loss on the validation part; the best epoch is kept.
     """
 
     epochs: int = 10
@@ -126,19 +126,19 @@ def train_forecaster(
     Raises ValueError if a part is too short for one window.
     """
     windows = _windows(values, context, stops[0], context, horizon)
-    batches = -(-len(windows) // training.batch_size)
+    batches = max(1, len(windows) // training.batch_size)
     optimizer = torch.optim.Adam(model.parameters(), lr=training.learning_rate)
     schedule: torch.optim.lr_scheduler.LRScheduler
     if training.one_cycle:
         total = training.epochs * batches
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, training.learning_rate, total, pct_start=0.2)
     else:
-        schedule = torch.optim.lr_scheduler.StepLR(optimizer, batches, 0.5)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5 ** max(0, step // batches - 1))
     loss_of = F.l1_loss if training.absolute else F.mse_loss
     best, weights, since = WindowErrors(float("inf"), float("inf")), deepcopy(model.state_dict()), 0
     for epoch in range(training.epochs):
         model.train()
-        for rows in torch.randperm(len(windows), generator=generator).split(training.batch_size):
+        for rows in _order(len(windows), generator)[: batches * training.batch_size].split(training.batch_size):
             batch = windows[rows.to(windows.device)]
             optimizer.zero_grad(set_to_none=True)
             loss_of(model(batch[..., :context]), batch[..., context:]).backward()
@@ -154,6 +154,16 @@ def train_forecaster(
             break
     model.load_state_dict(weights)
     return best
+
+
+def _order(count: int, generator: Generator) -> Tensor:
+    """A permutation, drawn as in the epochs of DLinear's published code.
+
+    There three data loaders draw from the generator: those of the training and the validation part a number for their
+    workers and one to seed their order, that of the test part a number for its workers.
+    """
+    draws = [int(torch.empty((), dtype=torch.int64).random_(generator=generator)) for _ in range(5)]
+    return torch.randperm(count, generator=Generator().manual_seed(draws[1]))
 
 
 @torch.no_grad()
