@@ -69,7 +69,8 @@ def _tiling(q: Tensor, v: Tensor) -> Tiling:
 
 
 def _padded(width: int) -> int:
-    return max(16, int(triton.next_power_of_2(width)))
+    power: int = triton.next_power_of_2(width)
+    return max(16, power)
 
 
 def _options(q: Tensor, k: Tensor, v: Tensor, tiling: Tiling) -> dict[str, Any]:
@@ -105,7 +106,8 @@ def _before_chunks(q: Tensor, v: Tensor, normalize: bool, kept: bool) -> tuple[T
 
 def _chunks(q: Tensor, v: Tensor) -> int:
     """Of all heads of all sequences."""
-    return q.shape[0] * q.shape[2] * int(triton.cdiv(q.shape[1], _tiling(q, v).chunk))
+    chunks: int = triton.cdiv(q.shape[1], _tiling(q, v).chunk)  # perhaps symbolic
+    return q.shape[0] * q.shape[2] * chunks
 
 
 def _prepared(q: Tensor, v: Tensor, decay: Tensor | None, gate: Tensor | None) -> Tensor:
