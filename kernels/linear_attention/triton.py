@@ -137,6 +137,7 @@ def forward_kernel(
     """The memory along time, and the read-outs unless `read_kernel` does them."""
     SLICES: tl.constexpr = (V + BV - 1) // BV
     PRECISE: tl.constexpr = PRECISION != "tf32"
+    SCORES: tl.constexpr = "ieee" if PRECISE else PRECISION  # what they weigh may sum to nearly nothing
     first = tl.program_id(0) % SLICES * BV
     bh = (tl.program_id(0) // SLICES).to(tl.int64)
     batch = bh // HEADS
@@ -180,7 +181,7 @@ def forward_kernel(
             if NORMALIZE:
                 stabilizer = tl.maximum(reach, tl.load(top + g))
             W = _weights(h_row, l_row - stabilizer, h_row, s_row, PRECISE, False, CHUNK)
-            P = tl.dot(qc, tl.trans(kc), input_precision=PRECISION) * W
+            P = tl.dot(qc, tl.trans(kc), input_precision=SCORES) * W
             e = tl.exp2(reach - stabilizer)
             h = tl.dot(qc, S.to(dtype), input_precision=PRECISION) * e[:, None]
             h = tl.dot(P.to(dtype), vc, h, input_precision=PRECISION)
@@ -220,6 +221,7 @@ def read_kernel(
 ):  # fmt: skip
     """The read-outs of one chunk from the memory before it."""
     PRECISE: tl.constexpr = PRECISION != "tf32"
+    SCORES: tl.constexpr = "ieee" if PRECISE else PRECISION  # what they weigh may sum to nearly nothing
     entry = tl.program_id(0).to(tl.int64)
     chunks = tl.cdiv(T, CHUNK)
     c = entry % chunks
@@ -242,7 +244,7 @@ def read_kernel(
         stabilizer = tl.maximum(reach, tl.load(top + g))
     e = tl.exp2(reach - stabilizer)
     W = _weights(h_row, l_row - stabilizer, h_row, tl.load(source + g), PRECISE, False, CHUNK)
-    P = tl.dot(qc, tl.trans(kc), input_precision=PRECISION) * W
+    P = tl.dot(qc, tl.trans(kc), input_precision=SCORES) * W
     u = tl.full((CHUNK,), SCALE, tl.float32)
     if NORMALIZE:
         n = tl.load(normalizers + entry * K + kk, kk < K, 0.0)

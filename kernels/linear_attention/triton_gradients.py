@@ -20,6 +20,7 @@ def query_gradients_kernel(
     the gradient of the weight adds to every score's before that is multiplied by u.
     """
     PRECISE: tl.constexpr = PRECISION != "tf32"
+    SCORES: tl.constexpr = "ieee" if PRECISE else PRECISION  # what they weigh may sum to nearly nothing
     entry = tl.program_id(0).to(tl.int64)
     chunks = tl.cdiv(T, CHUNK)
     c = entry % chunks
@@ -45,7 +46,7 @@ def query_gradients_kernel(
         stabilizer = tl.maximum(reach, tl.load(top + g))
     e = tl.exp2(reach - stabilizer)
     W = _weights(h_row, l_row - stabilizer, h_row, s_row, PRECISE, False, CHUNK)
-    P = tl.dot(qc, tl.trans(kc), input_precision=PRECISION) * W
+    P = tl.dot(qc, tl.trans(kc), input_precision=SCORES) * W
     dP = tl.zeros((CHUNK, CHUNK), tl.float32)
     dq_tile = tl.zeros((CHUNK, BK), tl.float32)
     for first in tl.range(0, V, BV, num_stages=STAGES):
@@ -95,6 +96,7 @@ def key_gradients_kernel(
 ):  # fmt: skip
     """One chunk: gradients of its keys and values, and what they and the memory say about decays and gates."""
     PRECISE: tl.constexpr = PRECISION != "tf32"
+    SCORES: tl.constexpr = "ieee" if PRECISE else PRECISION  # what they weigh may sum to nearly nothing
     entry = tl.program_id(0).to(tl.int64)
     chunks = tl.cdiv(T, CHUNK)
     c = entry % chunks
@@ -129,7 +131,7 @@ def key_gradients_kernel(
     a = tl.exp2(leave)
     # u enters through the exponents.
     W = _weights(h_row, l_row - stabilizer + tl.log2(u), h_row, s_row, PRECISE, True, CHUNK)
-    P = tl.dot(kc, tl.trans(qc), input_precision=PRECISION) * W
+    P = tl.dot(kc, tl.trans(qc), input_precision=SCORES) * W
     dP = tl.zeros((CHUNK, CHUNK), tl.float32)
     dk_tile = tl.zeros((CHUNK, BK), tl.float32)
     dkeep = tl.full((), 0.0, tl.float32)
