@@ -19,8 +19,9 @@ MAX_STEPS = 4
 
 @dataclass(frozen=True)
 class Launch:
-    """How the kernels are cut for one width: value columns and warps per program, stages of loads in flight, and
-    registers per thread (fewer let more programs share a multiprocessor; None leaves it to the compiler)."""
+    """How the kernels are cut for one width: value columns (of the gradients, chunks) and warps per program, stages
+    of loads in flight, and registers per thread (fewer let more programs share a multiprocessor; None leaves it to
+    the compiler)."""
 
     forward_values: int
     forward_warps: int
@@ -30,15 +31,17 @@ class Launch:
     adjoint_warps: int
     adjoint_stages: int
     adjoint_registers: int | None
+    gradient_chunks: int
     gradient_warps: int
+    gradient_stages: int
     gradient_registers: int | None
 
 
 LAUNCH = {
-    16: Launch(16, 1, 2, None, 16, 1, 2, None, 1, None),
-    32: Launch(32, 1, 2, None, 32, 1, 2, None, 2, None),
-    64: Launch(64, 4, 2, 128, 64, 4, 2, 128, 4, 168),
-    128: Launch(64, 4, 2, None, 64, 4, 2, None, 8, None),
+    16: Launch(16, 1, 2, None, 16, 1, 2, None, 4, 1, 2, None),
+    32: Launch(32, 1, 2, None, 32, 1, 2, None, 4, 1, 2, None),
+    64: Launch(64, 4, 2, 128, 64, 4, 2, 128, 4, 4, 2, 168),
+    128: Launch(64, 4, 2, None, 64, 4, 2, None, 4, 8, 2, None),
 }
 """By the larger of key and value width, rounded up to a power of two. Fixed: nothing is tuned at run time."""
 
@@ -85,12 +88,11 @@ def _forward(
     launch = LAUNCH[max(shape["BK"], shape["BV"])]
     batch, time, head, _ = q.shape
     flags = {"HAS_DECAY": log_decay is not None, "PRECISION": _precision(q)}
-    inverse_precision = "tf32x3" if q.dtype == torch.float32 else "tf32"
     solve_shape = {name: x for name, x in shape.items() if name not in ("V", "BV")}
     solve_kernel[(batch * head * w.shape[2],)](
         k, beta, q if log_decay is None else log_decay, w, time, K_STRIDE=k.stride(1),
         B_STRIDE=beta.stride(1), G_STRIDE=_stride(log_decay), **solve_shape, **flags,
-        SMALLEST=_smallest_beta(q), INVERSE_PRECISION=inverse_precision, num_warps=1,
+        SMALLEST=_smallest_beta(q), num_warps=1,
     )  # fmt: skip
     shape["BV"] = min(shape["BV"], launch.forward_values)
     slices = -(-v.shape[-1] // shape["BV"])
@@ -130,29 +132,28 @@ def _backward(
     gradients = _allocate_gradients(q, k, beta, log_decay, u, has_initial)
     dq, dk, dv, dbeta, dlog_decay, dinitial = gradients
     grad_states = torch.empty_like(states)
-    # Nearly equal keys make the decay's gradient a small difference of large sums over dV.
-    has_rest = SPLIT and log_decay is not None and q.dtype == torch.bfloat16
-    rest = torch.empty_like(u) if has_rest else dv
     shape = _shape(q, k, u)
     launch = LAUNCH[max(shape["BK"], shape["BV"])]
     batch, time, head, _ = q.shape
     strides = {"Q_STRIDE": q.stride(1), "K_STRIDE": k.stride(1), "G_STRIDE": _stride(log_decay)}
     flags: dict[str, Any] = {
         "O_STRIDE": grad_output.stride(1), "HAS_DECAY": log_decay is not None, "HAS_INITIAL": has_initial,
-        "REST": has_rest, "SPLIT": SPLIT, "PRECISION": _precision(q), **strides,
+        "SPLIT": SPLIT, "PRECISION": _precision(q), **strides,
     }  # fmt: skip
     decay = q if log_decay is None else log_decay
     values = min(shape["BV"], launch.adjoint_values)
     programs = batch * head * -(-u.shape[-1] // values)
     adjoint_kernel[(programs,)](
-        q, k, decay, w, grad_output, q if grad_final is None else grad_final, dv, rest, grad_states, dinitial, time,
+        q, k, decay, w, grad_output, q if grad_final is None else grad_final, dv, grad_states, dinitial, time,
         HAS_GRAD_FINAL=grad_final is not None, STAGES=launch.adjoint_stages, num_warps=launch.adjoint_warps,
         maxnreg=_registers(q, launch.adjoint_registers, programs), **flags, **(shape | {"BV": values}),
     )  # fmt: skip
-    gradient_kernel[(batch * head * w.shape[2],)](
-        q, k, beta, decay, u, states, grad_output, dv, rest, grad_states, dq, dk, dbeta, dlog_decay, time,
+    programs = batch * head * -(-w.shape[2] // launch.gradient_chunks)
+    gradient_kernel[(programs,)](
+        q, k, beta, decay, u, states, grad_output, dv, grad_states, dq, dk, dbeta, dlog_decay, time,
         B_STRIDE=beta.stride(1), SMALLEST=_smallest_beta(q), num_warps=launch.gradient_warps,
-        maxnreg=_registers(q, launch.gradient_registers, batch * head * w.shape[2]), **flags, **shape,
+        maxnreg=_registers(q, launch.gradient_registers, programs),
+        CHUNKS=launch.gradient_chunks, STAGES=launch.gradient_stages, **flags, **shape,
     )  # fmt: skip
     return gradients
 

@@ -56,34 +56,51 @@ def float_product_with_solve(a, w, dtype: tl.constexpr, SPLIT: tl.constexpr, PRE
 
 
 @triton.jit
-def float_left_product(a, b, SPLIT: tl.constexpr, PRECISION: tl.constexpr):
-    """float32 `a` times `b`; for bfloat16 `b` the left matrix is the sum of two bfloat16 ones."""
+def add_float_left_product(total, a, b, SPLIT: tl.constexpr, PRECISION: tl.constexpr):
+    """`total` plus float32 `a` times `b`; for bfloat16 `b` the left matrix is the sum of two bfloat16 ones."""
     high = a.to(b.dtype)
-    result = product(high, b, PRECISION)
+    total = tl.dot(high, b, total, input_precision=PRECISION)
     if SPLIT and b.dtype == tl.bfloat16:
-        result += product((a - high.to(tl.float32)).to(b.dtype), b, PRECISION)
-    return result
+        total = tl.dot((a - high.to(tl.float32)).to(b.dtype), b, total, input_precision=PRECISION)
+    return total
 
 
 @triton.jit
-def float_right_product(a, b, SPLIT: tl.constexpr, PRECISION: tl.constexpr):
-    """`a` times float32 `b`, likewise."""
+def add_float_right_product(total, a, b, SPLIT: tl.constexpr, PRECISION: tl.constexpr):
+    """`total` plus `a` times float32 `b`, likewise."""
     high = b.to(a.dtype)
-    result = product(a, high, PRECISION)
+    total = tl.dot(a, high, total, input_precision=PRECISION)
     if SPLIT and a.dtype == tl.bfloat16:
-        result += product(a, (b - high.to(tl.float32)).to(a.dtype), PRECISION)
-    return result
+        total = tl.dot(a, (b - high.to(tl.float32)).to(a.dtype), total, input_precision=PRECISION)
+    return total
 
 
 @triton.jit
-def invert_unit_lower(a, PRECISION: tl.constexpr):
+def float_product(a, b, EXACT: tl.constexpr):
+    """float32 `a` times float32 `b`, rounded to tf32 or, in three products, to float32.
+
+    Tensor cores cut off the bits that tf32 has no room for; errors of one sign would add up over a long memory.
+    """
+    a_high = (a.to(tl.int32, bitcast=True) + 4096).to(tl.float32, bitcast=True)
+    b_high = (b.to(tl.int32, bitcast=True) + 4096).to(tl.float32, bitcast=True)
+    if EXACT:
+        a_high = (a_high.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
+        b_high = (b_high.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
+        rest = product(a - a_high, b_high, "tf32") + product(a_high, b - b_high, "tf32")
+        return rest + product(a_high, b_high, "tf32")
+    else:
+        return product(a_high, b_high, "tf32")
+
+
+@triton.jit
+def invert_unit_lower(a, EXACT: tl.constexpr):
     """(I + a)^-1 of a strictly lower 16 x 16 `a` by doubling diagonal blocks; only true inverses are multiplied."""
     i = tl.arange(0, 16)[:, None]
     j = tl.arange(0, 16)[None, :]
     x = tl.where(i == j, 1.0, 0.0) - tl.where(i // 2 == j // 2, a, 0.0)
     for level in tl.static_range(1, 4):
         below = tl.where((i >> level + 1 == j >> level + 1) & (i >> level != j >> level), a, 0.0)
-        x -= product(x, product(below, x, PRECISION), PRECISION)
+        x -= float_product(x, float_product(below, x, EXACT), EXACT)
     return x
 
 
@@ -115,14 +132,23 @@ def hidden_zero(position):
     return (position >> 61).to(tl.int32) * 64
 
 
+@triton.jit
+def tile_mask(rows, columns, WIDTH: tl.constexpr):
+    """Of a tile in memory; columns that are all there need no comparison."""
+    if columns.shape[0] == WIDTH:
+        return rows[:, None]
+    else:
+        return rows[:, None] & (columns < WIDTH)[None, :]
+
+
 @triton.jit(do_not_specialize=["T"])
 def solve_kernel(
     k, beta, log_decay, w, T, K_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr, G_STRIDE: tl.constexpr,
     H: tl.constexpr, N: tl.constexpr, K: tl.constexpr, BK: tl.constexpr, TOKENS: tl.constexpr,
     STEPS_PADDED: tl.constexpr, HAS_DECAY: tl.constexpr, SMALLEST: tl.constexpr, PRECISION: tl.constexpr,
-    INVERSE_PRECISION: tl.constexpr,
 ):  # fmt: skip
     """W of one chunk and head: 16 x 16 blocks, two of them joined where a chunk has 32 rows."""
+    EXACT: tl.constexpr = k.dtype.element_ty == tl.float32
     R: tl.constexpr = TOKENS * STEPS_PADDED
     pid = tl.program_id(0).to(tl.int64)
     h = pid % H
@@ -149,7 +175,7 @@ def solve_kernel(
     if HAS_DECAY:
         g1 = tl.cumsum(load_decay(log_decay + token * G_STRIDE, live & (step == 0)), 0)
     a = product(k1, tl.trans(k1), PRECISION) * causal_decay(g1[:, None], g1[None, :], below, HAS_DECAY)
-    x1 = invert_unit_lower(b1[:, None] * a, INVERSE_PRECISION)
+    x1 = invert_unit_lower(b1[:, None] * a, EXACT)
     tl.store(w, (x1 * b1[None, :]).to(w.dtype.element_ty))
 
     if R == 32:
@@ -163,10 +189,10 @@ def solve_kernel(
             decay = load_decay(log_decay + token * G_STRIDE, live & (step == 0))
             g2 = tl.cumsum(decay, 0) + tl.sum(tl.where(i == 15, g1, 0.0), 0)
         a = product(k2, tl.trans(k2), PRECISION) * causal_decay(g2[:, None], g2[None, :], below, HAS_DECAY)
-        x2 = invert_unit_lower(b2[:, None] * a, INVERSE_PRECISION)
+        x2 = invert_unit_lower(b2[:, None] * a, EXACT)
         a = product(k2, tl.trans(k1), PRECISION) * b2[:, None]
         a *= causal_decay(g2[:, None], g1[None, :], (i >= 0)[:, None], HAS_DECAY)
-        x21 = -product(x2, product(a, x1, INVERSE_PRECISION), INVERSE_PRECISION)
+        x21 = -float_product(x2, float_product(a, x1, True), True)
         tl.store(w + 16, tl.zeros([16, 16], w.dtype.element_ty))
         tl.store(w + 16 * R, (x21 * b1[None, :]).to(w.dtype.element_ty))
         tl.store(w + 16 * R + 16, (x2 * b2[None, :]).to(w.dtype.element_ty))
@@ -260,6 +286,6 @@ def forward_kernel(
         if HAS_DECAY:
             state *= tl.exp2(g_end)
             update *= tl.exp2(g_end - g)[None, :]
-        state += float_left_product(update, k_c, SPLIT, PRECISION)
+        state = add_float_left_product(state, update, k_c, SPLIT, PRECISION)
     at = final_state + head * (K * V) + (kk[None, :] * V + vv[:, None])
     tl.store(at, state, square)
