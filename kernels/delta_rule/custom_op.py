@@ -40,8 +40,8 @@ class Launch:
 LAUNCH = {
     16: Launch(16, 1, 2, None, 16, 1, 2, None, 4, 1, 2, None),
     32: Launch(32, 1, 2, None, 32, 1, 2, None, 4, 1, 2, None),
-    64: Launch(64, 4, 2, 128, 64, 4, 2, 128, 4, 4, 2, 168),
-    128: Launch(64, 4, 2, None, 64, 4, 2, None, 4, 8, 2, None),
+    64: Launch(64, 4, 2, 128, 64, 4, 3, 128, 4, 4, 2, 168),
+    128: Launch(64, 4, 2, None, 64, 4, 2, None, 4, 4, 2, None),
 }
 """By the larger of key and value width, rounded up to a power of two. Fixed: nothing is tuned at run time."""
 

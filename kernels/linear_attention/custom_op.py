@@ -64,10 +64,10 @@ def _tiling(q: Tensor, v: Tensor) -> Tiling:
     same = Launch(values)
     if key > 128 or _is_ampere(q):
         return Tiling(32, same, same, same, same, same)
+    ahead, capped = Launch(values, stages=3), Launch(values, registers=168)
     if width <= 64:
-        return Tiling(64, same, same, same, same, Launch(values, registers=168))
-    whole = Launch(min(value, 128), stages=1)
-    return Tiling(64, same, same, same, Launch(values, stages=1), whole, split=key > 64)
+        return Tiling(64, ahead, ahead, same, capped, capped)
+    return Tiling(64, ahead, same, same, same, Launch(min(value, 32), stages=3), split=key > 64)
 
 
 def _padded(width: int) -> int:
