@@ -82,7 +82,7 @@ def pretrain(
         precision: Lightning precision; bf16-mixed on a GPU and 32-true elsewhere if not given
         compile: compile with torch.compile and, on one GPU, replay steps as CUDA graphs
         workers: processes that draw series when training on a CPU
-        block: steps drawn from the prior at once; 16 on a GPU and 1 elsewhere if not given
+        block: steps drawn from the prior at once; 64 on a GPU and 1 elsewhere if not given
         save_every: steps between resumable checkpoints
         log_every: steps between lines of metrics.csv
         max_time: stop after DD:HH:MM:SS
@@ -123,7 +123,7 @@ def pretrain(
             patch_length=patch_length,
             cuts=StreamConfig.cuts if cuts is None else tuple(cuts.items()),
             missing=missing,
-            block=block or (16 if on_gpu(accelerator) else 1),
+            block=block or (64 if on_gpu(accelerator) else 1),
             seed=seed,
         ),
         workers=workers,

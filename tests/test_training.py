@@ -1,5 +1,6 @@
 """Training: the stream, its tasks, the optimiser, and a run that is killed and resumed."""
 
+import dataclasses
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -106,6 +107,17 @@ def test_stream_cuts_its_steps_in_the_shares_asked_for():
     share = {shape: shapes.count(shape) / len(shapes) for shape in set(shapes)}
     assert set(share) == {(8, 8), (4, 16), (2, 32)}
     assert abs(share[8, 8] - 0.3) < 0.1 and abs(share[4, 16] - 0.2) < 0.1
+
+
+def test_a_woven_stack_is_scored_on_what_it_has_not_heard():
+    woven = dataclasses.replace(TINY, backbone=dataclasses.replace(TINY.backbone, weave=True))
+    loss = ForecastingLoss(Forecaster(woven))
+    batch = PriorStream(Sines(), STREAM).batch(0)
+    tokens, _, scored = loss._encode(*batch)
+    assert scored.any()
+    ahead = torch.cat([torch.zeros_like(scored[:, :1]), scored], dim=1).flatten(1)
+    others = batch._replace(values=torch.where(ahead, torch.randn_like(batch.values), batch.values))
+    assert torch.equal(loss._encode(*others)[0], tokens)
 
 
 def test_a_block_drawn_between_steps_is_the_one_drawn_at_once():

@@ -82,6 +82,9 @@ class ForecastingLoss(nn.Module):
         self, values: Tensor, visible: Tensor, fitted: Tensor, targets: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         patch = self.forecaster.config.patch_length
+        if self.forecaster.config.backbone.weave:
+            # A woven stack hears the end of its input at every position: only what follows all of it is a forecast.
+            visible, targets = fitted, targets & (fitted.flip(1).cumsum(1).flip(1) == 0)
         patches = values.nan_to_num().unflatten(1, (-1, patch))
         if self.forecaster.config.scaler == "causal":
             scale = causal_scale(values[:, :-patch], visible[:, :-patch], patch)
