@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
-    "fast": {"flip": False, "coarser": [], "recent": []},
-    "plain": {"coarser": [], "recent": []},
+    "fast": {"flip": False, "coarser": [], "recent": [], "phases": []},
+    "plain": {"coarser": [], "recent": [], "phases": []},
     "no-flip": {"flip": False},
     "no-coarser": {"coarser": []},
     "no-recent": {"recent": []},
+    "no-phases": {"phases": []},
     "coarser-3": {"coarser": [3]},
     "coarser-2-4": {"coarser": [2, 4]},
 }
@@ -48,11 +49,11 @@ def inference(
     The series are synthetic, of every family that `tsseq` learns from, or real ones in a folder of parquet files
     with columns item_id, start, freq and target. An item_id that ends in |h=18 asks for 18 steps.
 
-    A setting is one of default, fast, plain (mirrored, read once), no-flip, no-coarser, no-recent, coarser-3 and
-    coarser-2-4, or JSON with fields of `tsseq.inference.InferenceConfig`, also as name=JSON. Changes of the quantile
-    loss are relative to the first setting, every window counting alike; MASE and CRPS are relative to Seasonal
-    Naive, which for synthetic series repeats the last value. The eight settings take 15 minutes or so on a CPU. With
-    --out the same command continues after a kill, and one with more settings keeps what is there.
+    A setting is one of default, fast, plain (mirrored, read once), no-flip, no-coarser, no-recent, no-phases,
+    coarser-3 and coarser-2-4, or JSON with fields of `tsseq.inference.InferenceConfig`, also as name=JSON. Changes
+    of the quantile loss are relative to the first setting, every window counting alike; MASE and CRPS are relative
+    to Seasonal Naive, which for synthetic series repeats the last value. The nine settings take 20 minutes or so on
+    a CPU. With --out the same command continues after a kill, and one with more settings keeps what is there.
 
     Examples:
       tsseq evaluate inference --out synthetic.csv
@@ -63,7 +64,7 @@ def inference(
         checkpoint: name of a bundled checkpoint, a .safetensors file or its folder
         data: folder of real series; their last windows are forecast
         families: synthetic families; all of the mixture if neither they nor data are given
-        settings: what to compare, the first being the yardstick; the eight above if not given
+        settings: what to compare, the first being the yardstick; the nine above if not given
         series: synthetic series of each family
         length: values of history of each synthetic series
         horizons: steps to forecast; 96 480 if not given, and on real series what suits their frequency

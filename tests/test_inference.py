@@ -6,9 +6,9 @@ import torch
 from tsseq.backbone import BackboneConfig
 from tsseq.forecaster import DECILES, Forecast, Forecaster, ForecasterConfig
 from tsseq.inference import FAST, InferenceConfig, Predictor
-from tsseq.resampling import blocks_ahead, coarsen, pinball, refine
+from tsseq.resampling import blocks_ahead, coarsen, join_phases, pinball, refine, split_phases
 
-PLAIN = InferenceConfig(coarser=(), recent=())
+PLAIN = InferenceConfig(coarser=(), recent=(), phases=())
 
 
 @pytest.fixture(scope="module")
@@ -118,14 +118,39 @@ def test_short_horizons_take_one_reading(network, generator):
     torch.testing.assert_close(plain, mixed, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("bad", [{"coarser": (1, 2)}, {"recent": (0,)}])
+@pytest.mark.parametrize("bad", [{"coarser": (1, 2)}, {"recent": (0,)}, {"phases": (1,)}])
 def test_an_impossible_reading_is_refused(bad):
     with pytest.raises(ValueError, match="at least 2 in coarser"):
         InferenceConfig(**bad)
 
 
+def test_phases_are_split_and_joined_in_the_order_of_time():
+    values = torch.arange(26.0)
+    phases = split_phases(values, 4)
+    assert [phase.tolist() for phase in phases[:2]] == [[2, 6, 10, 14, 18, 22], [3, 7, 11, 15, 19, 23]]
+    ahead = torch.stack([phase[-1] + 4 * torch.arange(1.0, 4.0) for phase in phases * 2])[..., None]
+    assert torch.equal(join_phases(ahead, 4, 10)[:, :, 0], torch.arange(26.0, 36.0).expand(2, 10))
+
+
+def test_phases_count_far_ahead_of_a_history_longer_than_the_network_reads(generator):
+    profile = torch.randn(24, generator=generator)
+    config = InferenceConfig(coarser=(), recent=(), phases=(24,))
+    for horizon, days, wins in ((240, 220, True), (200, 220, False), (240, 180, False)):
+        found = Predictor(Drifting(window=5), config).forecast([profile.repeat(days)], horizon).quantiles[0, :, 4]
+        exact = profile.repeat(10)[:horizon]
+        assert torch.allclose(found, exact, atol=0.01) == wins
+
+
+def test_a_reading_with_a_phase_that_was_never_observed_does_not_count(generator):
+    values = torch.randn(24, generator=generator).repeat(220)
+    values[7::24] = torch.nan
+    config = InferenceConfig(coarser=(), recent=(), phases=(24,))
+    plain, mixed = (Predictor(Drifting(window=5), c).forecast([values], 240).quantiles for c in (PLAIN, config))
+    assert torch.equal(mixed, plain)
+
+
 def test_a_recent_reading_counts_where_the_past_has_changed():
     series = torch.cat([torch.zeros(1500), torch.ones(500)])
-    config = InferenceConfig(coarser=(), recent=(100,))
+    config = InferenceConfig(coarser=(), recent=(100,), phases=())
     changed = Predictor(Drifting(window=1000), config).forecast([series], 80).quantiles
     torch.testing.assert_close(changed, torch.ones_like(changed), rtol=0.01, atol=0)

@@ -39,7 +39,7 @@ def test_a_thousand_series_through_each_adapter():
     entries = [{"start": pd.Period("2025-01-01", "D"), "target": row} for row in values]
     model = tsseq.load("base")
     bare = Predictor(model, FAST)
-    options = {"flip": FAST.flip, "coarser": FAST.coarser, "recent": FAST.recent, "device": "cpu"}
+    options = {name: getattr(FAST, name) for name in ("flip", "coarser", "recent", "phases")} | {"device": "cpu"}
     forecaster = TsseqForecaster(**options).fit(panel, fh=range(1, HORIZON + 1))
     predictor = TsseqPredictor(HORIZON, model, **options)
     seconds = fastest(

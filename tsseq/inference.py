@@ -11,7 +11,7 @@ import torch
 from tsseq.array_typing import Tensor
 from tsseq.forecaster import Context, Forecast, Forecaster, as_series
 from tsseq.quantiles import mean_of_quantiles, resample_levels
-from tsseq.resampling import blocks_ahead, coarsen, pinball, refine
+from tsseq.resampling import blocks_ahead, coarsen, join_phases, pinball, refine, split_phases
 
 
 @dataclass(frozen=True)
@@ -22,27 +22,30 @@ class InferenceConfig:
     nonnegative   no quantile below zero for a history that never is; free
     coarser       factors by which a long history is also read more coarsely
     recent        numbers of values to whose last so many a longer history is also cut
+    phases        periods whose phases (all Mondays, all Tuesdays, ...) are also read as series of their own, twice as
+                  far back as the network reads
     origins       number of past horizons that each further reading first forecasts
     temperature   the lower, the more a better reading counts
 
-    Each further reading, coarser or more recent, first forecasts the last horizons of the history. Those that do
-    it better than the plain reading are averaged with it, weighted by how much better. With the defaults this takes
-    as long as about six passes more for a long history, and nothing for a horizon shorter than two patches or a history
-    shorter than four horizons.
+    Each further reading, coarser, more recent or by phases, first forecasts the last horizons of the history. Those
+    that do it better than the plain reading are averaged with it, weighted by how much better. With the defaults this
+    takes as long as about six passes more for a long history, twelve from `PHASES_FROM` steps ahead on if it is longer
+    than the network reads, and nothing for a horizon shorter than two patches or a history shorter than four horizons.
     """
 
     flip: bool = True
     nonnegative: bool = True
     coarser: tuple[int, ...] = (3, 6)
     recent: tuple[int, ...] = (4096,)
+    phases: tuple[int, ...] = (24,)
     origins: int = 2
     temperature: float = 0.1
 
     def __post_init__(self) -> None:
-        if any(factor < 2 for factor in self.coarser) or any(length < 1 for length in self.recent):
+        if min((*self.coarser, *self.phases), default=2) < 2 or min(self.recent, default=1) < 1:
             raise ValueError(
-                "expected factors of at least 2 in coarser and lengths of at least 1 in recent, "
-                f"got {self.coarser} and {self.recent}"
+                "expected factors of at least 2 in coarser and phases and lengths of at least 1 in recent, "
+                f"got {self.coarser}, {self.phases} and {self.recent}"
             )
         if self.origins < 1 or not self.temperature > 0:
             raise ValueError(
@@ -54,19 +57,22 @@ class InferenceConfig:
         return max_context * (max(self.coarser, default=1) + self.origins)
 
 
-FAST = InferenceConfig(flip=False, coarser=(), recent=())
+FAST = InferenceConfig(flip=False, coarser=(), recent=(), phases=())
 MIN_HORIZONS = 2
 """A history with fewer left before its held-out end is read once."""
 MIN_PATCHES = 2
 """For a horizon shorter than this the plain reading is as good on its own, by experience with synthetic series."""
 MIN_BLOCKS = 64
+PHASES_FROM = 240
+"""For a shorter horizon, or a history that the network reads whole, phases gain little on synthetic series."""
 
 
 class Reading(NamedTuple):
-    """One way to read a history: its last `length` values, or all, in means of `factor` values."""
+    """One way to read a history: its last `length` values or all, in means of `factor` values or by `period` phases."""
 
     factor: int = 1
     length: int | None = None
+    period: int = 1
 
 
 class Predictor:
@@ -109,6 +115,9 @@ class Predictor:
             recent = [Reading(length=length) for length in self.config.recent if length < longest]
             usable = [one for one in coarser if left >= MIN_BLOCKS * one.factor]
             usable += [one for one in recent if one.length is not None and left > one.length]
+            if horizon >= PHASES_FROM and left > longest:
+                periods = [period for period in self.config.phases if left >= MIN_BLOCKS * period]
+                usable += [Reading(length=2 * longest, period=period) for period in periods]
             if usable:
                 groups.setdefault(tuple(usable), []).append(row)
         return groups
@@ -117,7 +126,9 @@ class Predictor:
         ahead = torch.stack([plain, *(self._read(series, reading, horizon) for reading in readings)])
         origins = range(horizon, (self.config.origins + 1) * horizon, horizon)
         past = torch.stack([self._past_errors(series, readings, horizon, back) for back in origins])
-        weights = _weights(past.sum(0), self.config.temperature)
+        # A phase, or all blocks, may never have been observed.
+        unable = ahead.isnan().flatten(2).any(-1)
+        weights = _weights(past.sum(0).masked_fill(unable, torch.inf), self.config.temperature)
         return (weights[..., None, None].to(ahead.dtype) * ahead.nan_to_num()).sum(0)
 
     def _past_errors(self, series: list[Tensor], readings: tuple[Reading, ...], horizon: int, back: int) -> Tensor:
@@ -132,6 +143,9 @@ class Predictor:
     def _read(self, series: list[Tensor], reading: Reading, horizon: int) -> Tensor:
         if reading.length is not None:
             series = [values[-reading.length :] for values in series]
+        if reading.period > 1:
+            phases = [phase for values in series for phase in split_phases(values, reading.period)]
+            return join_phases(self._plain(phases, -(-horizon // reading.period)), reading.period, horizon)
         if reading.factor == 1:
             return self._plain(series, horizon)
         blocks = [coarsen(values, reading.factor) for values in series]

@@ -34,6 +34,21 @@ def refine(
     return torch.lerp(points[:, left], points[:, left + 1], (place - left)[:, None])
 
 
+def split_phases(values: Float[Tensor, "time"], period: int) -> list[Float[Tensor, "coarse"]]:
+    """Every `period`-th value, a series for each phase, the one due next first; a rest in front is dropped."""
+    whole = len(values) // period * period
+    return list(values[len(values) - whole :].unflatten(0, (-1, period)).unbind(1))
+
+
+def join_phases(
+    quantiles: Float[Tensor, "batch_and_phase coarse quantile"], period: int, horizon: int
+) -> Float[Tensor, "batch horizon quantile"]:
+    """The forecasts of all phases of each series in the order of time."""
+    phases = quantiles.unflatten(0, (-1, period))
+    joined: Tensor = phases.transpose(1, 2).flatten(1, 2)[:, :horizon]
+    return joined
+
+
 def blocks_ahead(horizon: int, factor: int) -> int:
     """Coarse steps that `refine` needs for `horizon` steps."""
     return -(-horizon // factor) + 1

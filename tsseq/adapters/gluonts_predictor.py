@@ -58,6 +58,7 @@ class TsseqPredictor(GluonPredictor):
         nonnegative: bool = True,
         coarser: Sequence[int] = InferenceConfig.coarser,
         recent: Sequence[int] = InferenceConfig.recent,
+        phases: Sequence[int] = InferenceConfig.phases,
         covariates: bool = True,
         lead_time: int = 0,
     ) -> None:
@@ -71,7 +72,7 @@ class TsseqPredictor(GluonPredictor):
         self.covariates = covariates
         self.quantile_levels, self.batch_size = tuple(quantile_levels), batch_size
         self.forecaster = (model if isinstance(model, Forecaster) else load(model)).to(resolve_device(device))
-        self.inference = InferenceConfig(flip, nonnegative, tuple(coarser), tuple(recent))
+        self.inference = InferenceConfig(flip, nonnegative, tuple(coarser), tuple(recent), tuple(phases))
 
     def predict(self, dataset: Dataset, batch_size: int | None = None, **kwargs: Any) -> Iterator[QuantileForecast]:
         """One forecast per entry, in the order of the dataset."""
@@ -139,6 +140,7 @@ class TsseqPredictor(GluonPredictor):
             "nonnegative": self.inference.nonnegative,
             "coarser": self.inference.coarser,
             "recent": self.inference.recent,
+            "phases": self.inference.phases,
             "covariates": self.covariates,
         }
         (path / SETTINGS).write_text(json.dumps(settings))

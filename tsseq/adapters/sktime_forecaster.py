@@ -60,6 +60,9 @@ class TsseqForecaster(BaseForecaster):
         Factors by which long histories are also read more coarsely, where that forecast their own end better.
     recent : tuple of int, default=(4096,)
         Numbers of values to whose last so many a longer history is also cut, in the same way.
+    phases : tuple of int, default=(24,)
+        Periods whose phases are also read as series of their own, in the same way, where the history is longer than
+        the network reads and the horizon is of 240 steps or more.
     covariates : bool, default=True
         Use X, by a ridge regression fitted to the context (see `tsseq.covariates`), for the series whose last values
         it helps to forecast. Columns that X lacks in `predict` are covariates of the past only, and forecast
@@ -123,6 +126,7 @@ class TsseqForecaster(BaseForecaster):
         nonnegative: bool = True,
         coarser: tuple[int, ...] = InferenceConfig.coarser,
         recent: tuple[int, ...] = InferenceConfig.recent,
+        phases: tuple[int, ...] = InferenceConfig.phases,
         covariates: bool = True,
         freq: Any = None,
         device: str = "auto",
@@ -141,6 +145,7 @@ class TsseqForecaster(BaseForecaster):
         self.nonnegative = nonnegative
         self.coarser = coarser
         self.recent = recent
+        self.phases = phases
         self.covariates = covariates
         self.freq = freq
         self.device = device
@@ -221,7 +226,8 @@ class TsseqForecaster(BaseForecaster):
 
     @property
     def _inference(self) -> InferenceConfig:
-        return InferenceConfig(self.flip, self.nonnegative, tuple(self.coarser), tuple(self.recent))
+        readings = (tuple(self.coarser), tuple(self.recent), tuple(self.phases))
+        return InferenceConfig(self.flip, self.nonnegative, *readings)
 
     def _update(self, y: pd.DataFrame, X: pd.DataFrame | None = None, update_params: bool = True) -> TsseqForecaster:
         self._check("y", y)
@@ -333,7 +339,7 @@ class TsseqForecaster(BaseForecaster):
     @classmethod
     def get_test_params(cls, parameter_set: str = "default") -> list[dict[str, Any]]:
         """Parameters of instances that fit and predict in milliseconds."""
-        quick = {"flip": False, "coarser": (), "recent": (), "device": "cpu", "max_steps": 1}
+        quick = {"flip": False, "coarser": (), "recent": (), "phases": (), "device": "cpu", "max_steps": 1}
         pretrained = {**quick, "model": str(_tiny_checkpoint())}
         new = {**quick, "mode": "from_scratch", "mixer": "lru", "width": 8, "layers": 1, "point": "mean"}
         return [pretrained, {**pretrained, "mode": "fine_tune", "covariates": False}, new]
