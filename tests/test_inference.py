@@ -78,11 +78,12 @@ def test_short_histories_are_read_once(network, generator):
     )
 
 
-def test_the_same_alone_and_in_a_batch(network, generator):
-    series = [torch.randn(n, generator=generator).cumsum(0) for n in (30, 500, 700, 2000, 1999)]
-    together = Predictor(network).forecast(series, 32).quantiles
+@pytest.mark.parametrize(("lengths", "horizon"), [((30, 500, 700, 2000, 1999), 32), ((900, 5100, 5000, 9000), 250)])
+def test_the_same_alone_and_in_a_batch(network, generator, lengths, horizon):
+    series = [torch.randn(n, generator=generator).cumsum(0) for n in lengths]
+    together = Predictor(network).forecast(series, horizon).quantiles
     for row, values in enumerate(series):
-        alone = Predictor(network).forecast([values], 32).quantiles[0]
+        alone = Predictor(network).forecast([values], horizon).quantiles[0]
         torch.testing.assert_close(together[row], alone, rtol=1e-4, atol=1e-4)
 
 
