@@ -236,7 +236,7 @@ def _print_ratios(console: Console, ratios: pd.DataFrame) -> None:
     for column in ("MASE", "CRPS", "MASE / naive", "CRPS / naive"):
         table.add_column(column, justify="right")
     for one, row in ratios.iterrows():
-        cells = [coloured(row["mase_ratio"]), coloured(row["crps_ratio"])]
+        cells = [_coloured(row["mase_ratio"]), _coloured(row["crps_ratio"])]
         table.add_row(str(one), f"{row['mase']:.4g}", f"{row['crps']:.4g}", *cells)
     table.add_section()
     means = [f"[bold]{geometric_mean(ratios[column]):.4f}[/]" for column in ("mase_ratio", "crps_ratio")]
@@ -244,8 +244,7 @@ def _print_ratios(console: Console, ratios: pd.DataFrame) -> None:
     console.print(table)
 
 
-def coloured(ratio: float) -> str:
-    """A ratio to Seasonal Naive, green where it is better."""
+def _coloured(ratio: float) -> str:
     return f"[{'green' if ratio < 1 else 'red'}]{ratio:.4f}[/]"
 
 

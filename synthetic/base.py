@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Generator as Pieces
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, TypeVar
+from typing import ClassVar, NamedTuple
 
 from torch import Generator
 
@@ -31,19 +31,6 @@ class Prior(ABC):
         """`sample` as a coroutine that pauses between pieces of work, for whoever has other work in between."""
         yield
         return self.sample(generator, batch_size, length)
-
-
-Result = TypeVar("Result")
-
-
-def finish(pieces: Pieces[None, None, Result]) -> Result:
-    """Run a coroutine to its end for what it returns."""
-    while True:
-        try:
-            next(pieces)
-        except StopIteration as end:
-            result: Result = end.value
-            return result
 
 
 class Law(NamedTuple):

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from tsseq.array_typing import Float, Int
 from tsseq.synthetic import augment
-from tsseq.synthetic.base import Prior, finish
+from tsseq.synthetic.base import Prior
 from tsseq.synthetic.draws import host_generator, systematic
 
 Edit = Callable[[Generator, Tensor, float], Tensor]
@@ -86,7 +86,13 @@ class Mixture(Prior):
 
     def sample_labelled(self, generator: Generator, batch_size: int, length: int) -> Labelled:
         """A batch, and for every series the position of its family in `weights`."""
-        return finish(self._drawing(generator, batch_size, length))
+        pieces = self._drawing(generator, batch_size, length)
+        while True:
+            try:
+                next(pieces)
+            except StopIteration as end:
+                drawn: Labelled = end.value
+                return drawn
 
     def _drawing(self, generator: Generator, batch_size: int, length: int) -> Pieces[None, None, Labelled]:
         host = host_generator(generator)
