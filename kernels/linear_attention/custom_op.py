@@ -1,6 +1,6 @@
 """Linear attention on a GPU as torch operators: whole under torch.compile, capturable in a CUDA graph."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -32,6 +32,12 @@ class Launch:
     stages: int = 2
     registers: int | None = None
 
+    def for_keys(self, value: int) -> "Launch":
+        """The same without loads in flight where it takes several slices of the values: Triton 3.6 loses some of the
+        gradient of the keys on Hopper otherwise.
+        """
+        return replace(self, stages=1) if self.values < value else self
+
     def options(self) -> dict[str, int | None]:
         return {"BV": self.values, "num_warps": self.warps, "STAGES": self.stages, "maxnreg": self.registers}
 
@@ -57,17 +63,17 @@ def _tiling(q: Tensor, v: Tensor) -> Tiling:
     width, values = max(key, value), min(value, 64)
     if q.dtype == torch.float32:
         same = Launch(values, warps=2 if width <= 32 else 4)
-        return Tiling(16, same, same, same, same, same)
+        return Tiling(16, same, same, same, same, same.for_keys(value))
     if width <= 32:
         same = Launch(values, warps=1)
         return Tiling(32, same, same, same, same, same)
     same = Launch(values)
     if key > 128 or _is_ampere(q):
-        return Tiling(32, same, same, same, same, same)
+        return Tiling(32, same, same, same, same, same.for_keys(value))
     ahead, capped = Launch(values, stages=3), Launch(values, registers=168)
     if width <= 64:
         return Tiling(64, ahead, ahead, same, capped, capped)
-    return Tiling(64, ahead, same, same, same, Launch(min(value, 32), stages=3), split=key > 64)
+    return Tiling(64, ahead, same, same, same, Launch(min(value, 128)).for_keys(value), split=key > 64)
 
 
 def _padded(width: int) -> int:
