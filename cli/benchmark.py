@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from tsseq.cli.worker import Worker
+
 if TYPE_CHECKING:
     import torch
 
@@ -45,9 +47,10 @@ def benchmark(
     """Check every op against its loop in float64, then time it, forward and with the backward pass.
 
     OPS are names that `tsseq list --only ops` prints; all of them if none is given. An op whose results or gradients
-    are wrong gets no time. The floor is the time in which this machine's memory, by a copy in the same run, moves each
+    are wrong gets no time. The floor is the time in which this machine's memory, measured in the same run, moves each
     input and output once (and once more, with the gradients, in the backward pass); the ratio is to this floor. On a
-    GPU times are of captured graphs. On a CPU the loop that specifies each op is timed beside it.
+    GPU times are of captured graphs. On a CPU the loop that specifies each op is timed beside it. With --peers ops run
+    in a process of their own, since a public kernel that fails can leave the GPU unusable to its process.
 
     Examples:
       tsseq benchmark
@@ -90,10 +93,15 @@ def benchmark(
     kind: torch.dtype = getattr(torch, dtype or ("bfloat16" if gpu else "float32"))
     speed = bandwidth(place)
     rows: list[Row] = []
+    worker = Worker()
     for name in track(ops or list(OPS), "ops", transient=True, console=Console(stderr=True)):
-        rows += measure(name, OPS[name], size, kind, place, speed, peers)
+        if peers and gpu:
+            rows += _measure_apart(worker, name, size, kind, place, speed)
+        else:
+            rows += measure(name, OPS[name], size, kind, place, speed, peers)
         if folder is not None:  # after every op, so that a kill loses one: peers may compile for minutes
             _write(rows, size, kind, place, speed, folder)
+    worker.close()
     _show(rows, size, kind, place, speed)
 
 
@@ -131,6 +139,33 @@ def measure(
     return rows
 
 
+def _measure_apart(
+    worker: Worker,
+    name: str,
+    size: tuple[int, int, int, int],
+    dtype: torch.dtype,
+    device: torch.device,
+    speed: float,
+) -> list[Row]:
+    """The rows of an op from another process: after a failure again, as the op before may be to blame, and last
+    without the peers."""
+    for _ in range(2):
+        try:
+            return worker.run(_measure_named, name, size, dtype, device, speed, True)
+        except RuntimeError as error:
+            reason = f"failed: {_first_words(error)}"
+    rows = worker.run(_measure_named, name, size, dtype, device, speed, False)
+    for row in rows:
+        row.peers["all"] = reason
+    return rows
+
+
+def _measure_named(name: str, *arguments: Any) -> list[Row]:
+    from tsseq.kernels import OPS
+
+    return measure(name, OPS[name], *arguments)
+
+
 def _time_peers(
     name: str, case: str, op: Op, inputs: dict[str, Any], device: torch.device, wanted: bool
 ) -> dict[str, tuple[float, float] | str]:
@@ -158,7 +193,11 @@ def _attempt(prepare: Any) -> tuple[float, float] | str:
     except ImportError as error:
         return f"not installed: {error.name}"
     except Exception as error:
-        return f"failed: {' '.join(str(error).split())[:80] or type(error).__name__}"
+        return f"failed: {_first_words(error)}"
+
+
+def _first_words(error: Exception) -> str:
+    return " ".join(str(error).split())[:80] or type(error).__name__
 
 
 def best_peer(row: Row) -> tuple[str, float, float] | None:

@@ -1,6 +1,7 @@
 """`tsseq benchmark`: right before fast, results written, peers optional."""
 
 import json
+import os
 from dataclasses import replace
 
 import pandas as pd
@@ -9,8 +10,9 @@ import torch
 
 from tsseq.cli import timing
 from tsseq.cli.__main__ import main
-from tsseq.cli.benchmark import benchmark, best_peer, measure
+from tsseq.cli.benchmark import _measure_apart, benchmark, best_peer, measure
 from tsseq.cli.peers import PEERS
+from tsseq.cli.worker import Worker
 from tsseq.kernels import OPS
 
 SMALL = (1, 20, 2, 8)
@@ -66,6 +68,32 @@ def test_peers_that_are_not_installed_are_named() -> None:
     row = measure("slstm", OPS["slstm"], SMALL, torch.float32, CPU, 1e9, with_peers=True)[0]
     assert isinstance(row.peers["flashrnn"], str)
     assert best_peer(row)[0] == "loop"
+
+
+def test_a_broken_process_is_replaced() -> None:
+    worker = Worker()
+    with pytest.raises(RuntimeError, match="terminated"):
+        worker.run(os.abort)
+    process = worker.run(os.getpid)
+    assert process != os.getpid() and process == worker.run(os.getpid)
+    (row,) = _measure_apart(worker, "gated_norm", SMALL, torch.float32, CPU, 1e9)
+    assert row.both > 0 and "loop" in row.peers
+    worker.close()
+
+
+def test_peers_that_break_their_process_cost_only_their_own_times() -> None:
+    tried = []
+
+    class Fragile(Worker):
+        def run(self, function, *args, **kwargs):
+            tried.append(args[-1])
+            if args[-1]:
+                raise RuntimeError("illegal memory access")
+            return function(*args, **kwargs)
+
+    (row,) = _measure_apart(Fragile(), "gated_norm", SMALL, torch.float32, CPU, 1e9)
+    assert tried == [True, True, False]
+    assert row.both > 0 and row.peers["all"] == "failed: illegal memory access"
 
 
 def test_an_op_without_cases_is_left_out() -> None:
