@@ -36,8 +36,8 @@ def sample(
         n: number of series
         length: steps of each series
         seed: of the random generator
-        out: parquet file to write, with columns item_id, start, freq, target and family; the series are on no
-            calendar, so start and freq are nominal
+        out: parquet file to write, with columns item_id, start, freq, target and family, and with prior and seed in
+            the metadata of its schema; the series are on no calendar, so start and freq are nominal
         plot: picture to draw (png, svg or pdf), a few series of each family
         report: PDF to write, with a page on each family drawn
     """
@@ -50,7 +50,7 @@ def sample(
     series, families = draw(prior, n, length, seed)
     if out is not None:
         with writing(out) as partial:
-            _write(series, families, partial)
+            _write(series, families, {"prior": prior, "seed": str(seed)}, partial)
     if plot is not None:
         from tsseq.plotting import plot_gallery
 
@@ -98,7 +98,7 @@ def _check_size(n: int, length: int, report: Path | None) -> None:
         raise ValueError(f"a report needs series of at least 64 steps, got length {length}")
 
 
-def _write(series: Tensor, families: list[str], path: Path) -> None:
+def _write(series: Tensor, families: list[str], origin: dict[str, str], path: Path) -> None:
     import pandas as pd
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -113,7 +113,7 @@ def _write(series: Tensor, families: list[str], path: Path) -> None:
             "family": families,
         }
     )
-    pq.write_table(table, path)
+    pq.write_table(table.replace_schema_metadata(origin), path)
 
 
 def _print(series: Tensor, families: list[str], written: list[Path]) -> None:

@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from tsseq.datasets.tasks import TrainingBatch, masked_spans
+from tsseq.synthetic import augment
 from tsseq.synthetic.base import Prior
 
 
@@ -82,7 +83,7 @@ class PriorStream(IterableDataset[TrainingBatch]):
         window = self._window(float(torch.rand((), generator=Generator().manual_seed(seed)))) * config.patch_length
         values = values[:, : values.shape[1] // window * window].reshape(-1, window)
         generator = Generator(self.device).manual_seed(seed)
-        values = _punch_holes(generator, values, config.missing)
+        values = augment.missing(generator, values, config.missing)
         return masked_spans(generator, values, config.patch_length)
 
     def _window(self, uniform: float) -> int:
@@ -144,18 +145,3 @@ class _Drawing:
             current.wait_stream(self._side)
             self._values.record_stream(current)  # the side stream must not reuse this memory too early
         return self._values
-
-
-def _punch_holes(generator: Generator, values: Tensor, share: float) -> Tensor:
-    """Single values and blocks go missing in a `share` of the series, few in most and many in some."""
-    batch, length = values.shape
-
-    def uniform(*shape: int) -> Tensor:
-        return torch.rand(shape, generator=generator, device=values.device)
-
-    chosen = uniform(batch, 1) < share
-    scattered = uniform(batch, length) < 0.5 * uniform(batch, 1) ** 4
-    start, span = uniform(batch, 1) * length, uniform(batch, 1) ** 3 * length / 3
-    time = torch.arange(length, device=values.device)
-    block = (time >= start) & (time < start + span) & (uniform(batch, 1) < 0.3)
-    return values.masked_fill(chosen & (scattered | block), torch.nan)

@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from tsseq.array_typing import Float
 from tsseq.synthetic.calendar import civil_from_days, days_in_month, weekday
 from tsseq.synthetic.curves import segments, smooth_path, standardise, time_steps
-from tsseq.synthetic.draws import chance, constant, integers, log_uniform, normal, pick, uniform
+from tsseq.synthetic.draws import chance, integers, log_uniform, normal, pick, uniform
 from tsseq.synthetic.scan import linear_scan
 
 Series = Float[Tensor, "batch time"]
@@ -219,12 +219,11 @@ RATES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def missing(generator: Generator, x: Series, probability: float = 0.15) -> Series:
-    """Set scattered single values and a few runs to NaN."""
-    shape = (x.shape[0], 1)
-    chosen = chance(generator, shape, probability)
-    rate = log_uniform(generator, shape, 0.003, 0.3)
-    scattered = chance(generator, tuple(x.shape), rate)
-    seen, gap = log_uniform(generator, shape, 50.0, 3000.0), log_uniform(generator, shape, 2.0, 200.0)
-    runs = segments(generator, torch.cat([seen, gap], dim=-1).repeat(1, 8), x.shape[-1]) % 2 == 1
-    lost = torch.where(chance(generator, shape, 0.5), scattered, runs)
-    return torch.where(chosen & lost, constant((torch.nan,), x.device), x)
+    """Set scattered single values and one block to NaN, few in most series and many in some."""
+    shape, length = (x.shape[0], 1), x.shape[-1]
+    chosen = uniform(generator, shape) < probability
+    scattered = uniform(generator, tuple(x.shape)) < 0.5 * uniform(generator, shape) ** 4
+    start, span = uniform(generator, shape) * length, uniform(generator, shape) ** 3 * length / 3
+    time = time_steps(generator, length)
+    block = (time >= start) & (time < start + span) & (uniform(generator, shape) < 0.3)
+    return x.masked_fill(chosen & (scattered | block), torch.nan)

@@ -1,7 +1,7 @@
 """Physical and chaotic systems: polynomial differential equations in four variables, observed on a grid.
 
-Lorenz (1963), Rössler (1976), Duffing, van der Pol, FitzHugh–Nagumo, Lotka–Volterra, a driven damped pendulum and
-an epidemic with waning immunity all have right-hand sides that are polynomials of degree three at most, so one
+Lorenz (1963), Rössler (1976), Duffing, van der Pol, FitzHugh–Nagumo, Lotka–Volterra, a damped pendulum and an
+epidemic with waning immunity all have right-hand sides that are polynomials of degree three at most, so one
 table of coefficients per series serves them all, and so does one GPU kernel.
 """
 
@@ -145,7 +145,7 @@ def pendulum(generator: Generator, shape: tuple[int, ...]) -> tuple[Field, tuple
 
 
 def sirs(generator: Generator, shape: tuple[int, ...]) -> tuple[Field, tuple[float, ...], float]:
-    """Susceptible x, infectious y (in per cent of the population); immunity wanes; waves die out towards endemicity."""
+    """Shares of the population: susceptible x, infectious y; immunity wanes, and waves die out towards endemicity."""
     beta, recovery = uniform(generator, shape, 0.3, 0.8), uniform(generator, shape, 0.1, 0.2)
     waning = log_uniform(generator, shape, 1e-3, 0.01)
     return (

@@ -1,5 +1,7 @@
 """Mixtures deliver what they declare; augmentations do what they say; diagnostics find what is there."""
 
+import math
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,12 +10,14 @@ import pytest
 import torch
 
 from tsseq.cli.sample import sample
+from tsseq.datasets.tasks import masked_spans
+from tsseq.plotting import _report_page, plot_prior_report
 from tsseq.synthetic import PRIORS, augment
 from tsseq.synthetic.base import Prior
 from tsseq.synthetic.curves import standardise
 from tsseq.synthetic.diagnostics import autocorrelation, periodogram, seasonal_naive_mase, seasonality
 from tsseq.synthetic.draws import host_generator
-from tsseq.synthetic.mixture import ONLINE, PRESETS, TEMPOPFN, TSSEQ, Mixture, preset
+from tsseq.synthetic.mixture import COARSER, COARSER_WEIGHTS, ONLINE, PRESETS, TEMPOPFN, TSSEQ, Mixture, preset
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -105,6 +109,38 @@ def test_edits_change_some_rows_and_leave_the_others(edit):
     assert edit(seeded(2), x[:, :1], 1.0).shape == (400, 1)
 
 
+def test_rates_and_factors_are_all_drawn(monkeypatch):
+    """A share coarser / factor of the rows is drawn `factor` times longer, and brought back in any of four ways."""
+    calls = []
+    decimate = augment.decimate
+
+    def counted(x, factor, how):
+        calls.append((factor, how, len(x)))
+        return decimate(x, factor, how)
+
+    monkeypatch.setattr(augment, "decimate", counted)
+    mixture = ramps(coarser=0.5)
+    for seed in range(800):
+        mixture.sample(seeded(seed), 60, 4)
+    factors = np.array([factor for factor, _, _ in calls])
+    assert set(factors) == set(COARSER) and {how for _, how, _ in calls} == set(augment.RATES)
+    rows = {f: sum(rows for factor, _, rows in calls if factor == f) for f in COARSER[:3]}
+    drawn = 800 * np.array(COARSER_WEIGHTS) / sum(COARSER_WEIGHTS)
+    for factor, times in zip(COARSER, drawn, strict=False):
+        if factor in rows:
+            assert abs(rows[factor] / times / (0.5 * 60 / factor) - 1) < 5 / math.sqrt(times)
+
+
+def test_half_of_the_training_series_start_late():
+    """Left truncation: what lies before is hidden, at a log-uniform distance from the end."""
+    task = masked_spans(seeded(0), torch.zeros(4000, 32 * 64), 32)
+    start = task.visible.byte().argmax(-1)
+    late = start > 0
+    assert abs(late.float().mean() - 0.5) < 0.04
+    shortest, middle = (32 * 64 - start[late]).float().quantile(torch.tensor([0.02, 0.5])).tolist()
+    assert shortest < 64 and 64 < middle < 512
+
+
 def test_edits_do_what_they_say():
     x = PRIORS["gaussian_process"]().sample(seeded(0), 200, 400)
     mean, spread = x.mean(-1, keepdim=True), x.std(-1, keepdim=True)
@@ -120,9 +156,67 @@ def test_edits_do_what_they_say():
     ramp = torch.arange(300.0).repeat(50, 1)
     warped = augment.warp(seeded(0), ramp, 1.0)
     assert (warped.diff(dim=-1) >= -1e-3).all() and not torch.allclose(warped, ramp, atol=5.0)
-    spliced = augment.splice(seeded(0), x, 1.0)
-    jump, largest = spliced.diff(dim=-1).abs().amax(-1), x.diff(dim=-1).abs().amax(-1)
-    assert (jump <= 200 * largest).all()
+
+
+def test_modulation_scales_by_a_smooth_positive_path():
+    x = PRIORS["gaussian_process"]().sample(seeded(0), 200, 400)
+    centred = x - x.mean(-1, keepdim=True)
+    factor = (augment.modulate(seeded(1), x, 1.0) - x.mean(-1, keepdim=True)) / centred
+    factor[centred.abs() < 0.1 * x.std(-1, keepdim=True)] = torch.nan
+    assert not (factor <= 0).any()
+    assert factor.log().diff(dim=-1).nan_to_num().abs().max() < 0.15  # knots are 64 steps apart at least
+    assert 0.05 < factor.log().nan_to_num().std(-1).median() < 1.0
+
+
+def test_bending_keeps_the_order_of_values():
+    x = PRIORS["gaussian_process"]().sample(seeded(0), 400, 300)
+    y = augment.bend(seeded(1), x, 1.0)
+    rising = y.gather(-1, x.argsort(-1)).diff(dim=-1)
+    assert (rising >= -1e-5 * y.abs().amax(-1, keepdim=True)).all()
+    floored = (y == 0).float().mean(-1) > 0.1
+    assert abs(floored.float().mean() - 0.25) < 0.1 and (y >= 0).all(-1).float().mean() > 0.6
+
+
+def test_spikes_are_rare_large_and_of_one_sign():
+    x = torch.randn((500, 400), generator=seeded(0))
+    added = (augment.spike(seeded(1), x, 1.0) - x) / x.std(-1, keepdim=True)
+    hit = added.abs() > 1e-4
+    assert 0.001 < hit.float().mean() < 0.02 and hit.float().mean(-1).max() < 0.06
+    assert added[hit].abs().min() > 0.55 and added[hit].abs().max() < 10.1
+    assert not ((added > 1e-4).any(-1) & (added < -1e-4).any(-1)).any()
+    assert abs((added > 1e-4).any(-1).sum() / hit.any(-1).sum() - 0.7) < 0.12
+
+
+def test_measurement_noise_is_white_and_of_its_size():
+    x = torch.randn((400, 500), generator=seeded(0)).cumsum(-1)
+    noise = (augment.observe(seeded(1), x, 1.0) - x) / x.std(-1, keepdim=True)
+    assert noise.std(-1).min() > 0.008 and noise.std(-1).max() < 0.34
+    assert autocorrelation(noise)[:, 1:20].mean(0).abs().max() < 0.02
+
+
+def test_outages_are_runs_at_the_lowest_value_or_the_mean():
+    x = torch.randn((400, 1000), generator=seeded(0))
+    y = augment.outage(seeded(1), x, 1.0)
+    out = y != x
+    low = ((y == x.amin(-1, keepdim=True)) | ~out).all(-1)
+    mean = ((y - x.mean(-1, keepdim=True)).abs() < 1e-5).logical_or(~out).all(-1)
+    assert (low | mean).all() and 0.6 < (low & out.any(-1)).sum() / out.any(-1).sum() < 0.95
+    assert 0.01 < out.float().mean() < 0.4 and (out[:, 1:] & out[:, :-1]).sum() > 0.5 * out.sum()
+
+
+def test_a_splice_goes_on_as_another_series_of_the_batch():
+    """Up to the cut nothing changes; from there on the changes are those of one other series, in units of its size."""
+    x = PRIORS["gaussian_process"]().sample(seeded(0), 60, 400)
+    y = augment.splice(seeded(1), x, 1.0)
+    z = standardise(x)
+    for row in range(60):
+        moved = ((y[row] - x[row]).abs() > 1e-5 * x[row].abs().max()).nonzero()[:, 0]
+        if not len(moved) or moved[0] > 380:
+            continue
+        cut = int(moved[0])
+        change = y[row, cut:].diff() / x[row].std(correction=0)
+        distance = (z[:, cut:].diff(dim=-1) - change).abs().amax(-1)
+        assert distance.min() < 1e-2 and distance.argmin() != row
 
 
 def test_filters_and_running_sums_keep_level_and_size():
@@ -204,7 +298,9 @@ def test_sample_writes_table_picture_and_report(tmp_path, capsys):
     table, picture, report = (tmp_path / f"x.{suffix}" for suffix in ("parquet", "png", "pdf"))
     sample("tempopfn", n=20, length=96, seed=3, out=table, plot=picture)
     sample("sde", n=20, length=96, report=report)
-    frame = pq.read_table(table).to_pandas()
+    written = pq.read_table(table)
+    assert written.schema.metadata == {b"prior": b"tempopfn", b"seed": b"3"}
+    frame = written.to_pandas()
     assert list(frame) == ["item_id", "start", "freq", "target", "family"]
     assert len(frame) == 20 and set(frame["family"]) <= set(TEMPOPFN) and frame["item_id"].is_unique
     drawn = np.stack(frame["target"])
@@ -212,6 +308,19 @@ def test_sample_writes_table_picture_and_report(tmp_path, capsys):
     assert np.array_equal(drawn, preset("tempopfn").sample(seeded(3), 20, 96).numpy())
     assert picture.stat().st_size > 5000 and report.stat().st_size > 5000
     assert "tempopfn" not in capsys.readouterr().err
+
+
+def test_a_report_has_a_page_for_every_family(tmp_path):
+    """With examples, spectrum, autocorrelation, difficulty, and the shares in words."""
+    series = torch.randn((4, 64), generator=seeded(0))
+    out = plot_prior_report(series, ["b", "a", "b", "b"], tmp_path / "x.pdf")
+    assert len(re.findall(rb"/Type\s*/Page\b", out.read_bytes())) == 2
+    constant = torch.ones(4, 64)
+    constant[0, 10] = 2.0
+    page = _report_page(constant, "some_family")
+    titles = {axis.get_title() for axis in page.axes}
+    assert titles >= {"spectrum", "autocorrelation", "Seasonal Naive"}
+    assert page.get_supxlabel().startswith("4 series, 75.00% constant")
 
 
 @pytest.mark.parametrize(

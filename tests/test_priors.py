@@ -17,7 +17,7 @@ from tsseq.synthetic.draws import pick, student
 from tsseq.synthetic.forecast_pfn import ForecastPFN
 from tsseq.synthetic.profiles import random_profiles
 from tsseq.synthetic.sde import ornstein_uhlenbeck
-from tsseq.synthetic.seasonal_trend import CLOCKS, SeasonalTrend
+from tsseq.synthetic.seasonal_trend import CLOCKS, SeasonalTrend, draw_clock
 from tsseq.synthetic.waveforms import Waveforms
 
 SEEDS = (0, 1, 2)
@@ -174,6 +174,33 @@ def test_clocks_nest_days_in_weeks_in_years():
             assert abs(inner * ratio * slow / (inner * 365.25) - 1) < 1e-3
     periods = {round(x) for c in CLOCKS for x in (c[0], c[0] * c[1])}
     assert {24, 168, 48, 336, 96, 672, 144, 1008, 288, 2016, 7, 365, 12, 4, 52, 60, 1440, 8640} <= periods
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_every_clock_is_drawn_in_its_share(seed):
+    """All calendar periods, to five standard errors, and arbitrary nested ones for the rest."""
+    inner, outer, slow = draw_clock(seeded(seed), 20_000, 1.0)
+    total = sum(clock[3] for clock in CLOCKS)
+    for day, ratio, longer, weight in CLOCKS:
+        known = torch.tensor([day, day * ratio, day * ratio * longer])
+        drawn = torch.isclose(torch.cat([inner, outer, slow], -1), known, rtol=1e-5).all(-1).float().mean()
+        share = weight / total
+        assert abs(drawn - share) < 5 * math.sqrt(share / 20_000)
+    mixed = draw_clock(seeded(seed), 20_000, 0.8)[0]
+    named = torch.isin(mixed, torch.tensor([clock[0] for clock in CLOCKS])).float().mean()
+    assert abs(named - 0.8) < 0.015
+    assert mixed.min() >= 3.0
+
+
+@pytest.mark.parametrize("clean, low, high", ((1.0, 3e-4, 0.06), (0.0, 0.05, 2.0)))
+def test_clean_series_have_next_to_no_noise(clean, low, high, monkeypatch):
+    """Standard deviations of the noise, which is what a draw loses when its residuals are taken away."""
+    prior = SeasonalTrend(clean=clean, multiplicative=0.0, clipped=0.0)
+    noisy = prior.sample(seeded(3), 400, 1024)
+    monkeypatch.setattr("tsseq.synthetic.seasonal_trend.modulated", lambda *shape: 0 * noise.modulated(*shape))
+    lost = (noisy - prior.sample(seeded(3), 400, 1024)).std(-1)
+    found = lost.quantile(torch.tensor([0.05, 0.95]))
+    assert low < found[0] < found[1] < high
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -169,3 +169,18 @@ def test_the_bank_of_kernels_holds_what_chronos_lists(kind, exact, monkeypatch):
     found = KernelSynth()._kernel(seeded(0), torch.tensor([[kind], [0]]), lag, 256)
     assert torch.allclose(found[0], exact(lag) * torch.ones(len(lag)), atol=1e-6)
     assert abs(found[1, 24] - 1) < 0.1 and found[1, 12] < 0.2
+
+
+@pytest.mark.parametrize("times", (False, True))
+def test_the_bank_of_kernels_joins_by_sum_and_product(times, monkeypatch):
+    """Two fixed kernels: 3000 draws have the sum or the product of their covariances, to 0.1."""
+    lag = gp.lags(128, torch.device("cpu"))
+    kernels = [gp.periodic(lag, 16.0, 1.0), 0.6 * gp.squared_exponential(lag, 15.0)]
+    left = iter(kernels)
+    monkeypatch.setattr(KernelSynth, "_kernel", lambda *_: next(left).expand(3000, -1))
+    monkeypatch.setattr("tsseq.synthetic.kernel_synth.integers", lambda g, shape, low, high: torch.full(shape, 2))
+    monkeypatch.setattr("tsseq.synthetic.kernel_synth.chance", lambda g, shape, p: torch.full(shape, times))
+    series = KernelSynth(max_kernels=2).sample(seeded(0), 3000, 128)
+    exact = kernels[0] * kernels[1] if times else kernels[0] + kernels[1]
+    lags = [0, 1, 4, 8, 16, 40]
+    assert (covariance(series, lags) - exact[lags]).abs().max() < 0.1
