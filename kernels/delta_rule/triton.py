@@ -31,8 +31,32 @@ import triton.language as tl
 
 
 @triton.jit
+def rounded_to_tf32(x):
+    return ((x.to(tl.int32, bitcast=True) + 4096) & -8192).to(tl.float32, bitcast=True)
+
+
+@triton.jit
 def product(a, b, PRECISION: tl.constexpr):
-    return tl.dot(a, b, input_precision=PRECISION)
+    """`a` times `b`; with PRECISION "tf32x3" of float32 ones, as three products of their halves.
+
+    Tensor cores cut off the bits that tf32 has no room for. Halves are split by rounding: those that Triton splits
+    by cutting leave out remainders of one sign, which add up over a long memory.
+    """
+    if PRECISION == "tf32x3":
+        a_high = rounded_to_tf32(a)
+        b_high = rounded_to_tf32(b)
+        rest = tl.dot(a - a_high, b_high, input_precision="tf32") + tl.dot(a_high, b - b_high, input_precision="tf32")
+        return rest + tl.dot(a_high, b_high, input_precision="tf32")
+    else:
+        return tl.dot(a, b, input_precision=PRECISION)
+
+
+@triton.jit
+def add_product(total, a, b, PRECISION: tl.constexpr):
+    if PRECISION == "tf32x3":
+        return total + product(a, b, PRECISION)
+    else:
+        return tl.dot(a, b, total, input_precision=PRECISION)
 
 
 @triton.jit
@@ -59,9 +83,9 @@ def float_product_with_solve(a, w, dtype: tl.constexpr, SPLIT: tl.constexpr, PRE
 def add_float_left_product(total, a, b, SPLIT: tl.constexpr, PRECISION: tl.constexpr):
     """`total` plus float32 `a` times `b`; for bfloat16 `b` the left matrix is the sum of two bfloat16 ones."""
     high = a.to(b.dtype)
-    total = tl.dot(high, b, total, input_precision=PRECISION)
+    total = add_product(total, high, b, PRECISION)
     if SPLIT and b.dtype == tl.bfloat16:
-        total = tl.dot((a - high.to(tl.float32)).to(b.dtype), b, total, input_precision=PRECISION)
+        total = add_product(total, (a - high.to(tl.float32)).to(b.dtype), b, PRECISION)
     return total
 
 
@@ -69,27 +93,19 @@ def add_float_left_product(total, a, b, SPLIT: tl.constexpr, PRECISION: tl.const
 def add_float_right_product(total, a, b, SPLIT: tl.constexpr, PRECISION: tl.constexpr):
     """`total` plus `a` times float32 `b`, likewise."""
     high = b.to(a.dtype)
-    total = tl.dot(a, high, total, input_precision=PRECISION)
+    total = add_product(total, a, high, PRECISION)
     if SPLIT and a.dtype == tl.bfloat16:
-        total = tl.dot(a, (b - high.to(tl.float32)).to(a.dtype), total, input_precision=PRECISION)
+        total = add_product(total, a, (b - high.to(tl.float32)).to(a.dtype), PRECISION)
     return total
 
 
 @triton.jit
 def float_product(a, b, EXACT: tl.constexpr):
-    """float32 `a` times float32 `b`, rounded to tf32 or, in three products, to float32.
-
-    Tensor cores cut off the bits that tf32 has no room for; errors of one sign would add up over a long memory.
-    """
-    a_high = (a.to(tl.int32, bitcast=True) + 4096).to(tl.float32, bitcast=True)
-    b_high = (b.to(tl.int32, bitcast=True) + 4096).to(tl.float32, bitcast=True)
+    """float32 `a` times float32 `b`, rounded to tf32 or to float32."""
     if EXACT:
-        a_high = (a_high.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
-        b_high = (b_high.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
-        rest = product(a - a_high, b_high, "tf32") + product(a_high, b - b_high, "tf32")
-        return rest + product(a_high, b_high, "tf32")
+        return product(a, b, "tf32x3")
     else:
-        return product(a_high, b_high, "tf32")
+        return product(rounded_to_tf32(a), rounded_to_tf32(b), "tf32")
 
 
 @triton.jit

@@ -113,6 +113,8 @@ def gradient_kernel(
     R: tl.constexpr = TOKENS * STEPS_PADDED
     Q: tl.constexpr = TOKENS if TOKENS > 16 else 16
     pid = tl.program_id(0).to(tl.int64)
+    # Where its terms all but cancel, a decay's gradient takes more digits than float32 has.
+    SUM: tl.constexpr = tl.float64 if q.dtype.element_ty == tl.float32 else tl.float32
     chunks = tl.cdiv(T, TOKENS)
     parts = tl.cdiv(chunks, CHUNKS)
     head = pid // parts
@@ -174,7 +176,7 @@ def gradient_kernel(
         dk = product(u_c, ds, PRECISION)
         if HAS_DECAY:
             dk *= tl.exp2(g_end - g)[:, None]
-            at_end = tl.sum(dk * k_c) + tl.exp2(g_end) * tl.sum(ds.to(tl.float32) * s_c.to(tl.float32))
+            at_end = tl.sum(dk.to(SUM) * k_c) + tl.exp2(g_end) * tl.sum(ds.to(tl.float32) * s_c.to(tl.float32))
         dk = add_float_left_product(dk, m, k_c, SPLIT, PRECISION)
         dk = add_float_left_product(dk, f, q_c, SPLIT, PRECISION)
 
@@ -190,14 +192,14 @@ def gradient_kernel(
             growing *= tl.exp2(g)[None, :]
         growing = add_float_right_product(growing, tl.trans(k_c), m, SPLIT, PRECISION)
         if HAS_DECAY:
-            dg_q = dq * tl.trans(q_c)
-            dg = growing * tl.trans(k_c)
+            dg_q = dq.to(SUM) * tl.trans(q_c)
+            dg = growing.to(SUM) * tl.trans(k_c)
             if STEPS_PADDED == 1:
                 dg = tl.sum(dg + dg_q, 0)
             else:
                 first_row = (token[:, None] == cq[None, :]) & (step == 0)[:, None]
                 dg = tl.sum(dg, 0) + tl.sum(tl.where(first_row, tl.sum(dg_q, 0)[None, :], 0.0), 1)
-            dg = at_end + tl.cumsum(dg - tl.sum(dk * k_c, 1), 0, reverse=True)
+            dg = at_end + tl.cumsum(dg - tl.sum(dk.to(SUM) * k_c, 1), 0, reverse=True)
             to = grad_log_decay + first * H + h + (token + zero) * H
             tl.store(to, dg.to(grad_log_decay.dtype.element_ty), live & (step == 0))
         dk += tl.trans(growing)
