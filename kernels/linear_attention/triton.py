@@ -260,7 +260,7 @@ def read_kernel(
 
 @triton.jit(do_not_specialize=["T"])
 def adjoint_kernel(
-    q, do, high, low, top, maxima, scales, feedbacks, dmemory, dnormalizer, dmemories, dnormalizers, dmemory0,
+    q, do, high, low, top, maxima, rests, feedbacks, dmemory, dnormalizer, dmemories, dnormalizers, dmemory0,
     dnormalizer0, T,
     SCALE: tl.constexpr, HEADS: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr,
     BV: tl.constexpr, CHUNK: tl.constexpr, Q_STRIDE: tl.constexpr, DO_STRIDE: tl.constexpr,
@@ -296,21 +296,20 @@ def adjoint_kernel(
         _put(dmemories + entry * K * V + first, dS, K, V, width, BK, BV)
         qf = _tile(q + token * Q_STRIDE + head * K, left, Q_STRIDE, K, CHUNK, BK).to(tl.float32)
         dc = _tile(do + token * DO_STRIDE + head * V + first, left, DO_STRIDE, width, CHUNK, BV)
-        reach = tl.load(high + g) + tl.load(low + g)
+        reach = tl.load(high + g)
         keep = tl.load(high + last) + tl.load(low + last)
-        u = tl.full((CHUNK,), SCALE, tl.float32)
         if NORMALIZE:
             if part == 0:
                 tl.store(dnormalizers + entry * K + kk, dn, kk < K)
             m = tl.load(maxima + entry)
-            reach += m
+            reach = (reach + m) + tl.load(rests + g)
             keep += m
             keep -= tl.maximum(keep, tl.load(top + last))
-            reach -= tl.maximum(reach, tl.load(top + g))
-            u = tl.load(scales + g)
             z = tl.load(feedbacks + g)
+        else:
+            reach += tl.load(low + g) + tl.log2(tl.full((), SCALE, tl.float32))
         kept = tl.exp2(keep)
-        queries = qf * (tl.exp2(reach) * u)[:, None]
+        queries = qf * tl.exp2(reach)[:, None]
         dS *= kept
         dS = tl.dot(tl.trans(queries.to(dtype)), dc, dS, input_precision=PRECISION)
         if NORMALIZE:
