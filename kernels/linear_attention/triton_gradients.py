@@ -9,7 +9,7 @@ as a loop with loads in flight Triton 3.6 loses some of the gradient of the keys
 import triton
 import triton.language as tl
 
-from tsseq.kernels.linear_attention.triton import _floor, _put, _tile, _weights
+from tsseq.kernels.linear_attention.triton import _decays, _floor, _leave, _put, _tile, _weights
 
 
 @triton.jit
@@ -34,9 +34,9 @@ def query_gradients_kernel(
 ):  # fmt: skip
     """One chunk: gradients of its queries, and what they say about the decays up to their positions.
 
-    A query's read-out is num * u with u = scale / max(|weight|, floor); `rests` gets what u, the stabiliser and the
-    fine part of the decays put into the exponents of its weights, `feedbacks` z, what the gradient of the weight adds
-    to every score's before that is multiplied by u.
+    A query's read-out is num * u with u = scale / max(|weight|, floor); `rests` gets what u, the stabiliser and
+    the decays (their fine part if they have two) put into the exponents of its weights, `feedbacks` z, what the
+    gradient of the weight adds to every score's before that is multiplied by u.
     """
     PRECISE: tl.constexpr = PRECISION != "tf32"
     SCORES: tl.constexpr = "ieee" if PRECISE else PRECISION  # what they weigh may sum to nearly nothing
@@ -59,8 +59,7 @@ def query_gradients_kernel(
     gradient = do + token * DO_STRIDE + head * V
     values = v + token * V_STRIDE + head * V
     S, dc, vc = _slice(memory, gradient, values, 0, left, K, V, BK, BV, CHUNK, DO_STRIDE, V_STRIDE)
-    h_row = tl.load(high + g)
-    l_row = tl.load(low + g)
+    h_row, l_row = _decays(high, low, g, PRECISE)
     s_row = tl.load(source + g)
     reach = h_row + l_row
     stabilizer = tl.zeros((CHUNK,), tl.float32)
@@ -78,7 +77,8 @@ def query_gradients_kernel(
         weight = SCALE * (tl.sum(scores * W, axis=1) + remembered)
         floor = _floor(stabilizer)
         u = SCALE / tl.maximum(tl.abs(weight), floor)
-        tl.store(rests + g, l_row - stabilizer + tl.log2(u))
+        rest = l_row - stabilizer + tl.log2(u)
+        tl.store(rests + g, rest if PRECISE else h_row + rest)
     dP = tl.zeros((CHUNK, CHUNK), tl.float32)
     dq_tile = tl.zeros((CHUNK, BK), tl.float32)
     for first in tl.static_range(0, V, BV):
@@ -142,18 +142,19 @@ def key_gradients_kernel(
     dS, dc, vc = _slice(dmemory, gradient, values, 0, left, K, V, BK, BV, CHUNK, DO_STRIDE, V_STRIDE)
     if HAS_DECAY:
         S = _tile(memory, K, V, V, BK, BV)
-    h_row = tl.load(high + g)
+    h_row = tl.load(high + g) if PRECISE else -0.0
     s_row = tl.load(source + g)
-    keep = tl.load(high + last) + tl.load(low + last)
-    leave = (tl.load(high + last) - h_row) + (tl.load(low + last) + s_row)
+    high_last, low_last = _decays(high, low, last, PRECISE)
+    leave = _leave(high_last, low_last, h_row, s_row, PRECISE)
     if NORMALIZE:
         rest = tl.load(rests + g)
-        keep += tl.load(maxima + entry)
+        keep = high_last + low_last + tl.load(maxima + entry)
         after = tl.maximum(keep, tl.load(top + last))
         keep -= after
         leave -= after
     else:
-        rest = tl.load(low + g) + tl.log2(tl.full((), SCALE, tl.float32))
+        rest = tl.load((low if PRECISE else high) + g) + tl.log2(tl.full((), SCALE, tl.float32))
+        keep = high_last + low_last
     if HAS_DECAY:
         dkeep = tl.sum(dS.to(tl.float32) * S.to(tl.float32))
     a = tl.exp2(leave)
