@@ -1,6 +1,6 @@
 """Linear attention on a GPU as torch operators: whole under torch.compile, capturable in a CUDA graph."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -32,10 +32,14 @@ class Launch:
     stages: int = 2
     registers: int | None = None
 
-    def options(self, loop: bool = True) -> dict[str, int | None]:
-        """Without `loop`, of a kernel that has none to keep loads in flight in."""
-        stages = {"STAGES": self.stages} if loop else {}
-        return {"BV": self.values, "num_warps": self.warps, "maxnreg": self.registers} | stages
+    def for_keys(self, value: int) -> "Launch":
+        """The same without loads in flight where it takes several slices of the values: Triton 3.6 loses some of the
+        gradient of the keys on Hopper otherwise.
+        """
+        return replace(self, stages=1) if self.values < value else self
+
+    def options(self) -> dict[str, int | None]:
+        return {"BV": self.values, "num_warps": self.warps, "STAGES": self.stages, "maxnreg": self.registers}
 
 
 @dataclass(frozen=True)
@@ -59,17 +63,17 @@ def _tiling(q: Tensor, v: Tensor) -> Tiling:
     width, values = max(key, value), min(value, 64)
     if q.dtype == torch.float32:
         same = Launch(values, warps=2 if width <= 32 else 4)
-        return Tiling(16, same, same, same, same, same)
+        return Tiling(16, same, same, same, same, same.for_keys(value))
     if width <= 32:
         same = Launch(values, warps=1)
         return Tiling(32, same, same, same, same, same)
     same = Launch(values)
     if key > 128 or _is_ampere(q):
-        return Tiling(32, same, same, same, same, same)
+        return Tiling(32, same, same, same, same, same.for_keys(value))
     ahead, capped = Launch(values, stages=3), Launch(values, registers=168)
     if width <= 64:
         return Tiling(64, ahead, ahead, same, capped, capped)
-    whole = Launch(min(value, 128))
+    whole = Launch(min(value, 128)).for_keys(value)
     return Tiling(64, ahead, same, same, whole, whole, split=key > 64)
 
 
@@ -214,7 +218,7 @@ def _backward_op(
     high, low, source, top = prepared.unbind(0)
     shared = (q, k, v, high, low, source, top, memories, normalizers, maxima, do)
     query_gradients_kernel[(programs,)](
-        *shared, rests, feedbacks, dq, rows, time, HAS_DECAY=has_decay, **options, **tiling.query.options(False)
+        *shared, rests, feedbacks, dq, rows, time, HAS_DECAY=has_decay, **options, **tiling.query.options()
     )
     inputs = high, low, top, maxima, rests, feedbacks
     dmemories, dnormalizers, dmemory0, dnormalizer0 = _adjoint(
@@ -223,7 +227,7 @@ def _backward_op(
     has = {"HAS_DECAY": has_decay, "HAS_GATE": has_gate}
     key_gradients_kernel[(programs,)](
         *shared, rests, feedbacks, dmemories, dnormalizers, dk, dv, columns, carries, totals, dgate_columns, time,
-        **has, **options, **tiling.key.options(False),
+        **has, **options, **tiling.key.options(),
     )  # fmt: skip
     finish_kernel[(batch * chunks,)](
         rows, columns, carries, totals, dgate_columns, ddecay, dgate, time, HEADS=head,

@@ -2,8 +2,7 @@
 
 A program's time goes into waiting for what it reads, and no load is moved over the barriers of a product: the tiles of
 a chunk are all loaded before its first product, to wait once. What is summed of scores is summed as soon as it is
-known, so that three programs fit a multiprocessor at width 64 without spilling. Slices of the values are unrolled:
-as a loop with loads in flight Triton 3.6 loses some of the gradient of the keys on Hopper.
+known, so that three programs fit a multiprocessor at width 64.
 """
 
 import triton
@@ -31,6 +30,7 @@ def query_gradients_kernel(
     SCALE: tl.constexpr, HEADS: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr,
     BV: tl.constexpr, CHUNK: tl.constexpr, Q_STRIDE: tl.constexpr, K_STRIDE: tl.constexpr, V_STRIDE: tl.constexpr,
     DO_STRIDE: tl.constexpr, HAS_DECAY: tl.constexpr, NORMALIZE: tl.constexpr, PRECISION: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
     """One chunk: gradients of its queries, and what they say about the decays up to their positions.
 
@@ -79,12 +79,15 @@ def query_gradients_kernel(
         u = SCALE / tl.maximum(tl.abs(weight), floor)
         rest = l_row - stabilizer + tl.log2(u)
         tl.store(rests + g, rest if PRECISE else h_row + rest)
-    dP = tl.zeros((CHUNK, CHUNK), tl.float32)
     dq_tile = tl.zeros((CHUNK, BK), tl.float32)
-    for first in tl.static_range(0, V, BV):
-        if first > 0:
+    for first in tl.range(0, V, BV, num_stages=STAGES):
+        if V > BV:
             S, dc, vc = _slice(memory, gradient, values, first, left, K, V, BK, BV, CHUNK, DO_STRIDE, V_STRIDE)
         dq_tile = tl.dot(dc, tl.trans(S), dq_tile, input_precision=PRECISION)
+    dP = tl.zeros((CHUNK, CHUNK), tl.float32)
+    for first in tl.range(0, V, BV, num_stages=STAGES):
+        if V > BV:
+            S, dc, vc = _slice(memory, gradient, values, first, left, K, V, BK, BV, CHUNK, DO_STRIDE, V_STRIDE)
         dP = tl.dot(dc, tl.trans(vc), dP, input_precision=PRECISION)
     from_memory = e * tl.sum(qf * dq_tile, axis=1)
     dscores = dP * W
@@ -114,7 +117,7 @@ def key_gradients_kernel(
     SCALE: tl.constexpr, HEADS: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr,
     BV: tl.constexpr, CHUNK: tl.constexpr, Q_STRIDE: tl.constexpr, K_STRIDE: tl.constexpr, V_STRIDE: tl.constexpr,
     DO_STRIDE: tl.constexpr, HAS_DECAY: tl.constexpr, HAS_GATE: tl.constexpr, NORMALIZE: tl.constexpr,
-    PRECISION: tl.constexpr,
+    PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """One chunk: gradients of its keys and values, and what they and the memory say about decays and gates."""
     PRECISE: tl.constexpr = PRECISION != "tf32"
@@ -156,15 +159,15 @@ def key_gradients_kernel(
         rest = tl.load((low if PRECISE else high) + g) + tl.log2(tl.full((), SCALE, tl.float32))
         keep = high_last + low_last
     if HAS_DECAY:
-        dkeep = tl.sum(dS.to(tl.float32) * S.to(tl.float32))
+        dkeep = 0.0 if V > BV else tl.sum(dS.to(tl.float32) * S.to(tl.float32))
     a = tl.exp2(leave)
     W = _weights(h_row, rest, h_row, s_row, PRECISE, True, CHUNK)
     P = tl.dot(kc, tl.trans(qc), input_precision=SCORES) * W
     if NORMALIZE:
         z = tl.load(feedbacks + g)
     dP = tl.zeros((CHUNK, CHUNK), tl.float32)
-    for first in tl.static_range(0, V, BV):
-        if first > 0:
+    for first in tl.range(0, V, BV, num_stages=STAGES):
+        if V > BV:
             dS, dc, vc = _slice(dmemory, gradient, values, first, left, K, V, BK, BV, CHUNK, DO_STRIDE, V_STRIDE)
         dP = tl.dot(vc, tl.trans(dc), dP, input_precision=PRECISION)
     if NORMALIZE:
@@ -180,10 +183,10 @@ def key_gradients_kernel(
         n = tl.load(normalizers + entry * K + kk, kk < K, 0.0)
 
     dk_tile = tl.zeros((CHUNK, BK), tl.float32)
-    for first in tl.static_range(0, V, BV):
+    for first in tl.range(0, V, BV, num_stages=STAGES):
         if V > BV:
             dS, dc, vc = _slice(dmemory, gradient, values, first, left, K, V, BK, BV, CHUNK, DO_STRIDE, V_STRIDE)
-            if HAS_DECAY and first > 0:
+            if HAS_DECAY:
                 S = _tile(memory + first, K, V, V - first, BK, BV)
                 dkeep += tl.sum(dS.to(tl.float32) * S.to(tl.float32))
         dv_tile = tl.dot(kc, dS, input_precision=PRECISION) * a[:, None]
