@@ -70,9 +70,10 @@ def _tiling(q: Tensor, v: Tensor) -> Tiling:
     same = Launch(values)
     if key > 128 or _is_ampere(q):
         return Tiling(32, same, same, same, same, same.for_keys(value))
-    ahead, capped = Launch(values, stages=3), Launch(values, registers=168)
+    ahead = Launch(values, stages=3)
     if width <= 64:
-        return Tiling(64, ahead, ahead, same, capped, capped)
+        capped = Launch(values, registers=168)
+        return Tiling(64, ahead, replace(ahead, registers=128), same, capped, capped)
     whole = Launch(min(value, 128)).for_keys(value)
     return Tiling(64, ahead, same, same, whole, whole, split=key > 64)
 
@@ -124,13 +125,19 @@ def _chunks(q: Tensor, v: Tensor) -> int:
     return q.shape[0] * q.shape[2] * chunks
 
 
+def _gate_warps(head: int) -> int:
+    """One for few heads: the sums along a chunk then pass no barriers."""
+    return 1 if head <= 8 else 4
+
+
 def _prepared(q: Tensor, v: Tensor, decay: Tensor | None, gate: Tensor | None) -> Tensor:
     batch, time, head, _ = q.shape
     chunk = _tiling(q, v).chunk
     prepared = torch.empty((4, _chunks(q, v) * chunk), device=q.device)
     prepare_kernel[(batch * triton.cdiv(time, chunk),)](
         decay, gate, *prepared.unbind(0), time, HEADS=head, BLOCK=triton.next_power_of_2(head), CHUNK=chunk,
-        HAS_DECAY=decay is not None, HAS_GATE=gate is not None, PRECISION=_precision(q), num_warps=4,
+        HAS_DECAY=decay is not None, HAS_GATE=gate is not None, PRECISION=_precision(q),
+        num_warps=_gate_warps(head),
     )  # fmt: skip
     return prepared
 
@@ -231,7 +238,7 @@ def _backward_op(
     )  # fmt: skip
     finish_kernel[(batch * chunks,)](
         rows, columns, carries, totals, dgate_columns, ddecay, dgate, time, HEADS=head,
-        BLOCK=triton.next_power_of_2(head), CHUNK=tiling.chunk, num_warps=4, **has,
+        BLOCK=triton.next_power_of_2(head), CHUNK=tiling.chunk, num_warps=_gate_warps(head), **has,
     )  # fmt: skip
     return dq, dk, dv, ddecay, dgate, dmemory0, dnormalizer0
 
