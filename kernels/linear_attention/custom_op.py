@@ -70,10 +70,12 @@ def _tiling(q: Tensor, v: Tensor) -> Tiling:
     same = Launch(values)
     if key > 128 or _is_ampere(q):
         return Tiling(32, same, same, same, same, same.for_keys(value))
-    ahead, capped = Launch(values, stages=3), Launch(values, registers=168)
+    ahead = Launch(values, stages=3)
     if width <= 64:
-        return Tiling(64, ahead, ahead, same, capped, capped)
-    return Tiling(64, ahead, same, same, same, Launch(min(value, 128)).for_keys(value), split=key > 64)
+        capped = Launch(values, registers=168)
+        return Tiling(64, ahead, replace(ahead, registers=128), same, capped, capped)
+    whole = Launch(min(value, 128)).for_keys(value)
+    return Tiling(64, ahead, same, same, whole, whole, split=key > 64)
 
 
 def _padded(width: int) -> int:
@@ -85,8 +87,13 @@ def _options(q: Tensor, k: Tensor, v: Tensor, tiling: Tiling) -> dict[str, Any]:
     return {
         "HEADS": q.shape[2], "K": q.shape[3], "V": v.shape[3], "BK": _padded(q.shape[3]), "CHUNK": tiling.chunk,
         "Q_STRIDE": q.stride(1), "K_STRIDE": k.stride(1), "V_STRIDE": v.stride(1),
-        "PRECISION": "tf32x3" if q.dtype == torch.float32 else "tf32",
+        "PRECISION": _precision(q),
     }  # fmt: skip
+
+
+def _precision(q: Tensor) -> str:
+    """Of products; with the latter decays are one number instead of two."""
+    return "tf32x3" if q.dtype == torch.float32 else "tf32"
 
 
 def _outputs(q: Tensor, v: Tensor, normalize: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -118,13 +125,19 @@ def _chunks(q: Tensor, v: Tensor) -> int:
     return q.shape[0] * q.shape[2] * chunks
 
 
+def _gate_warps(head: int) -> int:
+    """One for few heads: the sums along a chunk then pass no barriers."""
+    return 1 if head <= 8 else 4
+
+
 def _prepared(q: Tensor, v: Tensor, decay: Tensor | None, gate: Tensor | None) -> Tensor:
     batch, time, head, _ = q.shape
     chunk = _tiling(q, v).chunk
     prepared = torch.empty((4, _chunks(q, v) * chunk), device=q.device)
     prepare_kernel[(batch * triton.cdiv(time, chunk),)](
         decay, gate, *prepared.unbind(0), time, HEADS=head, BLOCK=triton.next_power_of_2(head), CHUNK=chunk,
-        HAS_DECAY=decay is not None, HAS_GATE=gate is not None, num_warps=4,
+        HAS_DECAY=decay is not None, HAS_GATE=gate is not None, PRECISION=_precision(q),
+        num_warps=_gate_warps(head),
     )  # fmt: skip
     return prepared
 
@@ -208,24 +221,24 @@ def _backward_op(
     programs = batch * head * chunks
     rows, columns, carries, dgate_columns = torch.empty((4, programs * tiling.chunk), device=q.device).unbind(0)
     totals = torch.empty((programs,), device=q.device)
-    scales, feedbacks = torch.empty((2, maxima.numel() * tiling.chunk), device=q.device).unbind(0)
+    rests, feedbacks = torch.empty((2, maxima.numel() * tiling.chunk), device=q.device).unbind(0)
     high, low, source, top = prepared.unbind(0)
     shared = (q, k, v, high, low, source, top, memories, normalizers, maxima, do)
     query_gradients_kernel[(programs,)](
-        *shared, scales, feedbacks, dq, rows, time, HAS_DECAY=has_decay, **options, **tiling.query.options()
+        *shared, rests, feedbacks, dq, rows, time, HAS_DECAY=has_decay, **options, **tiling.query.options()
     )
-    inputs = high, low, top, maxima, scales, feedbacks
+    inputs = high, low, top, maxima, rests, feedbacks
     dmemories, dnormalizers, dmemory0, dnormalizer0 = _adjoint(
         q, do, (dmemory, dnormalizer), memories, normalizers, inputs, options, tiling.adjoint
     )
     has = {"HAS_DECAY": has_decay, "HAS_GATE": has_gate}
     key_gradients_kernel[(programs,)](
-        *shared, scales, feedbacks, dmemories, dnormalizers, dk, dv, columns, carries, totals, dgate_columns, time,
+        *shared, rests, feedbacks, dmemories, dnormalizers, dk, dv, columns, carries, totals, dgate_columns, time,
         **has, **options, **tiling.key.options(),
     )  # fmt: skip
     finish_kernel[(batch * chunks,)](
         rows, columns, carries, totals, dgate_columns, ddecay, dgate, time, HEADS=head,
-        BLOCK=triton.next_power_of_2(head), CHUNK=tiling.chunk, num_warps=4, **has,
+        BLOCK=triton.next_power_of_2(head), CHUNK=tiling.chunk, num_warps=_gate_warps(head), **has,
     )  # fmt: skip
     return dq, dk, dv, ddecay, dgate, dmemory0, dnormalizer0
 

@@ -7,7 +7,8 @@ chunks at once, by kernels small enough for several programs to hide each other'
 twice: Triton 3.4 to 3.7.0 miscompile a product whose operand is the transposed result of another on Hopper.
 
 Exponents are to base two. Cumulative decays are held as a coarse part, whose sums are exact, and a fine part, so that
-differences keep their precision however strong the decay.
+differences keep their precision however strong the decay; where products round what is weighed to bfloat16 the sum
+of both serves, one number to load instead of two.
 """
 
 import triton
@@ -27,11 +28,12 @@ def _maximum(a, b):
 def prepare_kernel(
     decay, gate, high, low, source, top, T,
     HEADS: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr, HAS_DECAY: tl.constexpr, HAS_GATE: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Per chunk of one sequence and all heads, to base two, head-major and padded to whole chunks:
 
-    cumulative decays as `high + low`; `source`, which completes them to the exponent of a key's weight; and `top`,
-    the largest exponent among the keys a query sees.
+    cumulative decays as `high + low`, or `high` alone; `source`, which with their end less `high`, or with their end
+    alone, is the exponent of a key's weight; and `top`, the largest exponent among the keys a query sees.
     """
     chunks = tl.cdiv(T, CHUNK)
     batch = (tl.program_id(0) // chunks).to(tl.int64)
@@ -54,9 +56,13 @@ def prepare_kernel(
     last = tl.arange(0, CHUNK)[:, None] == CHUNK - 1
     largest = tl.where(last, tl.max(rest, axis=0)[None, :], largest)
     out = (batch * HEADS + head) * (chunks * CHUNK) + t
-    tl.store(high + out, coarse_sum, head < HEADS)
-    tl.store(low + out, fine_sum, head < HEADS)
-    tl.store(source + out, i - fine_sum, head < HEADS)
+    if PRECISION == "tf32":
+        tl.store(high + out, coarse_sum + fine_sum, head < HEADS)
+        tl.store(source + out, i - (coarse_sum + fine_sum), head < HEADS)
+    else:
+        tl.store(high + out, coarse_sum, head < HEADS)
+        tl.store(low + out, fine_sum, head < HEADS)
+        tl.store(source + out, i - fine_sum, head < HEADS)
     tl.store(top + out, tl.maximum(largest, FLOOR), head < HEADS)
 
 
@@ -101,6 +107,18 @@ def _put(x, value, left, STRIDE: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.con
 
 
 @triton.jit
+def _decays(high, low, at, PRECISE: tl.constexpr):
+    """Cumulative decays in two parts, the second a number whose addition costs nothing if there is but one."""
+    return tl.load(high + at), tl.load(low + at) if PRECISE else -0.0
+
+
+@triton.jit
+def _leave(high_last, low_last, key_high, key_rest, PRECISE: tl.constexpr):
+    """Exponents of the keys' weights in the memory after the chunk."""
+    return (high_last - key_high) + (low_last + key_rest) if PRECISE else high_last + key_rest
+
+
+@triton.jit
 def _weights(
     query_high, query_rest, key_high, key_rest, PRECISE: tl.constexpr, KEYS_FIRST: tl.constexpr, CHUNK: tl.constexpr
 ):
@@ -110,12 +128,12 @@ def _weights(
         if PRECISE:
             spans = (query_high[None, :] - key_high[:, None]) + (query_rest[None, :] + key_rest[:, None])
         else:
-            spans = (query_high + query_rest)[None, :] + (key_rest - key_high)[:, None]
+            spans = (query_high + query_rest)[None, :] + key_rest[:, None]
         return tl.exp2(tl.where(step[:, None] <= step[None, :], spans, float("-inf")))
     if PRECISE:
         spans = (query_high[:, None] - key_high[None, :]) + (query_rest[:, None] + key_rest[None, :])
     else:
-        spans = (query_high + query_rest)[:, None] + (key_rest - key_high)[None, :]
+        spans = (query_high + query_rest)[:, None] + key_rest[None, :]
     return tl.exp2(tl.where(step[:, None] >= step[None, :], spans, float("-inf")))
 
 
@@ -165,8 +183,7 @@ def forward_kernel(
         last = entry * CHUNK + CHUNK - 1
         kc = _tile(k + token * K_STRIDE + head * K, left, K_STRIDE, K, CHUNK, BK)
         vc = _tile(v + token * V_STRIDE + head * V + first, left, V_STRIDE, width, CHUNK, BV)
-        h_row = tl.load(high + g)
-        l_row = tl.load(low + g)
+        h_row, l_row = _decays(high, low, g, PRECISE)
         s_row = tl.load(source + g)
         if SAVE:
             _put(memories + entry * K * V + first, S, K, V, width, BK, BV)
@@ -192,9 +209,8 @@ def forward_kernel(
                 h *= SCALE
             _put(o + token * (HEADS * V) + head * V + first, h, left, HEADS * V, width, CHUNK, BV)
 
-        high_last = tl.load(high + last)
-        low_last = tl.load(low + last)
-        leave = (high_last - h_row) + (low_last + s_row)
+        high_last, low_last = _decays(high, low, last, PRECISE)
+        leave = _leave(high_last, low_last, h_row, s_row, PRECISE)
         keep = high_last + low_last + m
         if NORMALIZE:
             m = tl.maximum(keep, tl.load(top + last))
@@ -235,8 +251,7 @@ def read_kernel(
 
     qc = _tile(q + token * Q_STRIDE + head * K, left, Q_STRIDE, K, CHUNK, BK)
     kc = _tile(k + token * K_STRIDE + head * K, left, K_STRIDE, K, CHUNK, BK)
-    h_row = tl.load(high + g)
-    l_row = tl.load(low + g)
+    h_row, l_row = _decays(high, low, g, PRECISE)
     reach = h_row + l_row
     stabilizer = tl.zeros((CHUNK,), tl.float32)
     if NORMALIZE:
@@ -260,7 +275,7 @@ def read_kernel(
 
 @triton.jit(do_not_specialize=["T"])
 def adjoint_kernel(
-    q, do, high, low, top, maxima, scales, feedbacks, dmemory, dnormalizer, dmemories, dnormalizers, dmemory0,
+    q, do, high, low, top, maxima, rests, feedbacks, dmemory, dnormalizer, dmemories, dnormalizers, dmemory0,
     dnormalizer0, T,
     SCALE: tl.constexpr, HEADS: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr,
     BV: tl.constexpr, CHUNK: tl.constexpr, Q_STRIDE: tl.constexpr, DO_STRIDE: tl.constexpr,
@@ -273,6 +288,7 @@ def adjoint_kernel(
     bh = (tl.program_id(0) // SLICES).to(tl.int64)
     batch = bh // HEADS
     head = (bh % HEADS).to(tl.int32)
+    PRECISE: tl.constexpr = PRECISION != "tf32"
     dtype = q.dtype.element_ty
     kk = tl.arange(0, BK)
     step = tl.arange(0, CHUNK)
@@ -296,21 +312,25 @@ def adjoint_kernel(
         _put(dmemories + entry * K * V + first, dS, K, V, width, BK, BV)
         qf = _tile(q + token * Q_STRIDE + head * K, left, Q_STRIDE, K, CHUNK, BK).to(tl.float32)
         dc = _tile(do + token * DO_STRIDE + head * V + first, left, DO_STRIDE, width, CHUNK, BV)
-        reach = tl.load(high + g) + tl.load(low + g)
-        keep = tl.load(high + last) + tl.load(low + last)
-        u = tl.full((CHUNK,), SCALE, tl.float32)
         if NORMALIZE:
             if part == 0:
                 tl.store(dnormalizers + entry * K + kk, dn, kk < K)
-            m = tl.load(maxima + entry)
-            reach += m
-            keep += m
-            keep -= tl.maximum(keep, tl.load(top + last))
-            reach -= tl.maximum(reach, tl.load(top + g))
-            u = tl.load(scales + g)
+            reach = tl.load(rests + g)
+            if PRECISE:
+                reach += tl.load(high + g)
             z = tl.load(feedbacks + g)
+            high_last, low_last = _decays(high, low, last, PRECISE)
+            m = tl.load(maxima + entry)
+            keep = high_last + low_last + m
+            reach += m
+            keep -= tl.maximum(keep, tl.load(top + last))
+        else:
+            h_row, l_row = _decays(high, low, g, PRECISE)
+            reach = h_row + l_row + tl.log2(tl.full((), SCALE, tl.float32))
+            high_last, low_last = _decays(high, low, last, PRECISE)
+            keep = high_last + low_last
         kept = tl.exp2(keep)
-        queries = qf * (tl.exp2(reach) * u)[:, None]
+        queries = qf * tl.exp2(reach)[:, None]
         dS *= kept
         dS = tl.dot(tl.trans(queries.to(dtype)), dc, dS, input_precision=PRECISION)
         if NORMALIZE:

@@ -1,14 +1,32 @@
-"""Gradients of queries, keys and values of linear attention, all chunks at once; `triton.py` carries the memory's."""
+"""Gradients of queries, keys and values of linear attention, all chunks at once; `triton.py` carries the memory's.
+
+A program's time goes into waiting for what it reads, and no load is moved over the barriers of a product: the tiles of
+a chunk are all loaded before its first product, to wait once. What is summed of scores is summed as soon as it is
+known, so that three programs fit a multiprocessor at width 64.
+"""
 
 import triton
 import triton.language as tl
 
-from tsseq.kernels.linear_attention.triton import _floor, _put, _tile, _weights
+from tsseq.kernels.linear_attention.triton import _decays, _floor, _leave, _put, _tile, _weights
+
+
+@triton.jit
+def _slice(
+    memories, do, v, first, left, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
+    CHUNK: tl.constexpr, DO_STRIDE: tl.constexpr, V_STRIDE: tl.constexpr,
+):  # fmt: skip
+    """BV values, from `first` on, of a memory or its gradient, of the gradient of the read-outs and of the values."""
+    return (
+        _tile(memories + first, K, V, V - first, BK, BV),
+        _tile(do + first, left, DO_STRIDE, V - first, CHUNK, BV),
+        _tile(v + first, left, V_STRIDE, V - first, CHUNK, BV),
+    )
 
 
 @triton.jit(do_not_specialize=["T"])
 def query_gradients_kernel(
-    q, k, v, high, low, source, top, memories, normalizers, maxima, do, scales, feedbacks, dq, rows, T,
+    q, k, v, high, low, source, top, memories, normalizers, maxima, do, rests, feedbacks, dq, rows, T,
     SCALE: tl.constexpr, HEADS: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr,
     BV: tl.constexpr, CHUNK: tl.constexpr, Q_STRIDE: tl.constexpr, K_STRIDE: tl.constexpr, V_STRIDE: tl.constexpr,
     DO_STRIDE: tl.constexpr, HAS_DECAY: tl.constexpr, NORMALIZE: tl.constexpr, PRECISION: tl.constexpr,
@@ -16,8 +34,9 @@ def query_gradients_kernel(
 ):  # fmt: skip
     """One chunk: gradients of its queries, and what they say about the decays up to their positions.
 
-    A query's read-out is num * u with u = scale / max(|weight|, floor), left in `scales`; `feedbacks` gets z, what
-    the gradient of the weight adds to every score's before that is multiplied by u.
+    A query's read-out is num * u with u = scale / max(|weight|, floor); `rests` gets what u, the stabiliser and
+    the decays (their fine part if they have two) put into the exponents of its weights, `feedbacks` z, what the
+    gradient of the weight adds to every score's before that is multiplied by u.
     """
     PRECISE: tl.constexpr = PRECISION != "tf32"
     SCORES: tl.constexpr = "ieee" if PRECISE else PRECISION  # what they weigh may sum to nearly nothing
@@ -36,46 +55,52 @@ def query_gradients_kernel(
 
     qc = _tile(q + token * Q_STRIDE + head * K, left, Q_STRIDE, K, CHUNK, BK)
     kc = _tile(k + token * K_STRIDE + head * K, left, K_STRIDE, K, CHUNK, BK)
-    h_row = tl.load(high + g)
-    l_row = tl.load(low + g)
+    memory = memories + entry * K * V
+    gradient = do + token * DO_STRIDE + head * V
+    values = v + token * V_STRIDE + head * V
+    S, dc, vc = _slice(memory, gradient, values, 0, left, K, V, BK, BV, CHUNK, DO_STRIDE, V_STRIDE)
+    h_row, l_row = _decays(high, low, g, PRECISE)
     s_row = tl.load(source + g)
     reach = h_row + l_row
     stabilizer = tl.zeros((CHUNK,), tl.float32)
     if NORMALIZE:
+        n = tl.load(normalizers + entry * K + kk, kk < K, 0.0)
         reach += tl.load(maxima + entry)
         stabilizer = tl.maximum(reach, tl.load(top + g))
     e = tl.exp2(reach - stabilizer)
+    scores = tl.dot(qc, tl.trans(kc), input_precision=SCORES)
     W = _weights(h_row, l_row - stabilizer, h_row, s_row, PRECISE, False, CHUNK)
-    P = tl.dot(qc, tl.trans(kc), input_precision=SCORES) * W
-    dP = tl.zeros((CHUNK, CHUNK), tl.float32)
-    dq_tile = tl.zeros((CHUNK, BK), tl.float32)
-    for first in tl.range(0, V, BV, num_stages=STAGES):
-        dc = _tile(do + token * DO_STRIDE + head * V + first, left, DO_STRIDE, V - first, CHUNK, BV)
-        vc = _tile(v + token * V_STRIDE + head * V + first, left, V_STRIDE, V - first, CHUNK, BV)
-        S = _tile(memories + entry * K * V + first, K, V, V - first, BK, BV)
-        dP = tl.dot(dc, tl.trans(vc), dP, input_precision=PRECISION)
-        dq_tile = tl.dot(dc, tl.trans(S), dq_tile, input_precision=PRECISION)
-
     qf = qc.to(tl.float32)
-    from_memory = e * tl.sum(qf * dq_tile, axis=1)
     u = tl.full((CHUNK,), SCALE, tl.float32)
     if NORMALIZE:
-        n = tl.load(normalizers + entry * K + kk, kk < K, 0.0)
         remembered = e * tl.sum(qf * n[None, :], axis=1)
-        weight = SCALE * (tl.sum(P, axis=1) + remembered)
+        weight = SCALE * (tl.sum(scores * W, axis=1) + remembered)
         floor = _floor(stabilizer)
         u = SCALE / tl.maximum(tl.abs(weight), floor)
-        along = u * (tl.sum(P * dP, axis=1) + from_memory)
+        rest = l_row - stabilizer + tl.log2(u)
+        tl.store(rests + g, rest if PRECISE else h_row + rest)
+    dq_tile = tl.zeros((CHUNK, BK), tl.float32)
+    for first in tl.range(0, V, BV, num_stages=STAGES):
+        if V > BV:
+            S, dc, vc = _slice(memory, gradient, values, first, left, K, V, BK, BV, CHUNK, DO_STRIDE, V_STRIDE)
+        dq_tile = tl.dot(dc, tl.trans(S), dq_tile, input_precision=PRECISION)
+    dP = tl.zeros((CHUNK, CHUNK), tl.float32)
+    for first in tl.range(0, V, BV, num_stages=STAGES):
+        if V > BV:
+            S, dc, vc = _slice(memory, gradient, values, first, left, K, V, BK, BV, CHUNK, DO_STRIDE, V_STRIDE)
+        dP = tl.dot(dc, tl.trans(vc), dP, input_precision=PRECISION)
+    from_memory = e * tl.sum(qf * dq_tile, axis=1)
+    dscores = dP * W
+    if NORMALIZE:
+        along = u * (tl.sum(scores * dscores, axis=1) + from_memory)
         z = tl.where(tl.abs(weight) >= floor, tl.where(weight > 0, -along, along), 0.0)
-        tl.store(scales + g, u)
         tl.store(feedbacks + g, z)
-        dP += z[:, None]
+        dscores += z[:, None] * W
         dq_tile += z[:, None] * n[None, :]
         from_memory += z * remembered
     if HAS_DECAY:
-        dreach = tl.sum(tl.where(step[:, None] > step[None, :], P * dP, 0.0), axis=1) + from_memory
+        dreach = tl.sum(tl.where(step[:, None] > step[None, :], scores * dscores, 0.0), axis=1) + from_memory
         tl.store(rows + g, dreach * u)
-    dscores = dP * W
     rounded = dscores.to(dtype)
     dq_tile *= e[:, None]
     if NORMALIZE and not PRECISE:
@@ -87,7 +112,7 @@ def query_gradients_kernel(
 
 @triton.jit(do_not_specialize=["T"])
 def key_gradients_kernel(
-    q, k, v, high, low, source, top, memories, normalizers, maxima, do, scales, feedbacks, dmemories, dnormalizers,
+    q, k, v, high, low, source, top, memories, normalizers, maxima, do, rests, feedbacks, dmemories, dnormalizers,
     dk, dv, columns, carries, totals, dgate_columns, T,
     SCALE: tl.constexpr, HEADS: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr,
     BV: tl.constexpr, CHUNK: tl.constexpr, Q_STRIDE: tl.constexpr, K_STRIDE: tl.constexpr, V_STRIDE: tl.constexpr,
@@ -113,54 +138,69 @@ def key_gradients_kernel(
 
     qc = _tile(q + token * Q_STRIDE + head * K, left, Q_STRIDE, K, CHUNK, BK)
     kc = _tile(k + token * K_STRIDE + head * K, left, K_STRIDE, K, CHUNK, BK)
-    h_row = tl.load(high + g)
-    l_row = tl.load(low + g)
+    memory = memories + entry * K * V
+    dmemory = dmemories + entry * K * V
+    gradient = do + token * DO_STRIDE + head * V
+    values = v + token * V_STRIDE + head * V
+    dS, dc, vc = _slice(dmemory, gradient, values, 0, left, K, V, BK, BV, CHUNK, DO_STRIDE, V_STRIDE)
+    if HAS_DECAY:
+        S = _tile(memory, K, V, V, BK, BV)
+    h_row = tl.load(high + g) if PRECISE else -0.0
     s_row = tl.load(source + g)
-    leave = (tl.load(high + last) - h_row) + (tl.load(low + last) + s_row)
-    keep = tl.load(high + last) + tl.load(low + last)
-    stabilizer = tl.zeros((CHUNK,), tl.float32)
-    u = tl.full((CHUNK,), SCALE, tl.float32)
+    high_last, low_last = _decays(high, low, last, PRECISE)
+    leave = _leave(high_last, low_last, h_row, s_row, PRECISE)
     if NORMALIZE:
-        m = tl.load(maxima + entry)
-        stabilizer = tl.maximum(h_row + l_row + m, tl.load(top + g))
-        u = tl.load(scales + g)
-        keep += m
+        rest = tl.load(rests + g)
+        keep = high_last + low_last + tl.load(maxima + entry)
         after = tl.maximum(keep, tl.load(top + last))
         keep -= after
         leave -= after
+    else:
+        rest = tl.load((low if PRECISE else high) + g) + tl.log2(tl.full((), SCALE, tl.float32))
+        keep = high_last + low_last
+    if HAS_DECAY:
+        dkeep = 0.0 if V > BV else tl.sum(dS.to(tl.float32) * S.to(tl.float32))
     a = tl.exp2(leave)
-    # u enters through the exponents.
-    W = _weights(h_row, l_row - stabilizer + tl.log2(u), h_row, s_row, PRECISE, True, CHUNK)
+    W = _weights(h_row, rest, h_row, s_row, PRECISE, True, CHUNK)
     P = tl.dot(kc, tl.trans(qc), input_precision=SCORES) * W
-    dP = tl.zeros((CHUNK, CHUNK), tl.float32)
-    dk_tile = tl.zeros((CHUNK, BK), tl.float32)
-    dkeep = tl.full((), 0.0, tl.float32)
-    for first in tl.range(0, V, BV, num_stages=STAGES):
-        dS = _tile(dmemories + entry * K * V + first, K, V, V - first, BK, BV)
-        dc = _tile(do + token * DO_STRIDE + head * V + first, left, DO_STRIDE, V - first, CHUNK, BV)
-        vc = _tile(v + token * V_STRIDE + head * V + first, left, V_STRIDE, V - first, CHUNK, BV)
-        if HAS_DECAY:
-            S = _tile(memories + entry * K * V + first, K, V, V - first, BK, BV)
-            dkeep += tl.sum(dS.to(tl.float32) * S.to(tl.float32))
-        dv_tile = tl.dot(kc, dS, input_precision=PRECISION) * a[:, None]
-        dv_tile = tl.dot(P.to(dtype), dc, dv_tile, input_precision=PRECISION)
-        _put(dv + token * (HEADS * V) + head * V + first, dv_tile, left, HEADS * V, V - first, CHUNK, BV)
-        dP = tl.dot(vc, tl.trans(dc), dP, input_precision=PRECISION)
-        dk_tile = tl.dot(vc, tl.trans(dS), dk_tile, input_precision=PRECISION)
-
     if NORMALIZE:
-        dn = tl.load(dnormalizers + entry * K + kk, kk < K, 0.0)
-        dk_tile += dn[None, :]
-        dP += tl.load(feedbacks + g)[None, :]
-    dk_tile *= a[:, None]
-    tl.store(carries + g, tl.sum(kc.to(tl.float32) * dk_tile, axis=1))
+        z = tl.load(feedbacks + g)
+    dP = tl.zeros((CHUNK, CHUNK), tl.float32)
+    for first in tl.range(0, V, BV, num_stages=STAGES):
+        if V > BV:
+            dS, dc, vc = _slice(dmemory, gradient, values, first, left, K, V, BK, BV, CHUNK, DO_STRIDE, V_STRIDE)
+        dP = tl.dot(vc, tl.trans(dc), dP, input_precision=PRECISION)
+    if NORMALIZE:
+        dP += z[None, :]
     if HAS_GATE:
         tl.store(dgate_columns + g, tl.sum(P * dP, axis=1))
     if HAS_DECAY:
+        tl.store(columns + g, tl.sum(tl.where(step[:, None] < step[None, :], P * dP, 0.0), axis=1))
+    scores = P.to(dtype)
+    dscores = (dP * W).to(dtype)
+    if NORMALIZE:
+        dn = tl.load(dnormalizers + entry * K + kk, kk < K, 0.0)
+        n = tl.load(normalizers + entry * K + kk, kk < K, 0.0)
+
+    dk_tile = tl.zeros((CHUNK, BK), tl.float32)
+    for first in tl.range(0, V, BV, num_stages=STAGES):
+        if V > BV:
+            dS, dc, vc = _slice(dmemory, gradient, values, first, left, K, V, BK, BV, CHUNK, DO_STRIDE, V_STRIDE)
+            if HAS_DECAY:
+                S = _tile(memory + first, K, V, V - first, BK, BV)
+                dkeep += tl.sum(dS.to(tl.float32) * S.to(tl.float32))
+        dv_tile = tl.dot(kc, dS, input_precision=PRECISION) * a[:, None]
+        dv_tile = tl.dot(scores, dc, dv_tile, input_precision=PRECISION)
+        _put(dv + token * (HEADS * V) + head * V + first, dv_tile, left, HEADS * V, V - first, CHUNK, BV)
+        dk_tile = tl.dot(vc, tl.trans(dS), dk_tile, input_precision=PRECISION)
+
+    if NORMALIZE:
+        dk_tile += dn[None, :]
+    dk_tile *= a[:, None]
+    tl.store(carries + g, tl.sum(kc.to(tl.float32) * dk_tile, axis=1))
+    if HAS_DECAY:
         if NORMALIZE:
-            dkeep += tl.sum(dn * tl.load(normalizers + entry * K + kk, kk < K, 0.0))
+            dkeep += tl.sum(dn * n)
         tl.store(totals + entry, tl.exp2(keep) * dkeep)
-        earlier = tl.where(step[:, None] < step[None, :], P * dP, 0.0)
-        tl.store(columns + g, tl.sum(earlier, axis=1))
-    dk_tile = tl.dot((dP * W).to(dtype), qc, dk_tile, input_precision=PRECISION)
+    dk_tile = tl.dot(dscores, qc, dk_tile, input_precision=PRECISION)
     _put(dk + token * (HEADS * K) + head * K, dk_tile, left, HEADS * K, K, CHUNK, BK)
