@@ -164,42 +164,49 @@ def gradient_kernel(
         at_b = beta + first * B_STRIDE + h + ((token + zero) * B_STRIDE + step * H)
         b_c = safe_beta(tl.load(at_b, live, 0.0).to(tl.float32), SMALLEST)
 
+        # Each of F and M is had from two products, one for each side it is needed from: a left operand stays in
+        # registers, and sums over rows stay in a warp.
+        if HAS_DECAY:
+            at_end = tl.exp2(g_end) * tl.sum(ds.to(tl.float32) * s_c.to(tl.float32))
+        f = product(do, tl.trans(u_c), PRECISION)
+        f *= causal_decay(g_q[:, None], g[None, :], query[:, None] >= token[None, :], HAS_DECAY)
+        dq = product(do, s_c, PRECISION)
+        if HAS_DECAY:
+            dq *= tl.exp2(g_q)[:, None]
+        dq = add_float_left_product(dq, f, k_c, SPLIT, PRECISION)
+        at = grad_q + (first * H + h) * K + (query[:, None] * (H * K) + kk[None, :])
+        tl.store(at, dq.to(dtype), tile_mask(live_q, kk, K))
+        dg_q = tl.sum(dq * q_c, 1)
+
         f = product(u_c, tl.trans(do), PRECISION)
-        f *= causal_decay(g_q[None, :], g[:, None], token[:, None] <= cq[None, :], HAS_DECAY)
-        uy = product(u_c, tl.trans(y), PRECISION)
-        db = tl.sum(tl.where(r[:, None] == r[None, :], uy, 0.0), 0) / (b_c * b_c)
+        f *= causal_decay(g_q[None, :], g[:, None], token[:, None] <= query[None, :], HAS_DECAY)
+        shrinking = add_float_left_product(tl.zeros([R, BK], tl.float32), f, q_c, SPLIT, PRECISION)
+        m = -product(u_c, tl.trans(y), PRECISION)
+        db = tl.sum(tl.where(r[:, None] == r[None, :], -m, 0.0), 1) / (b_c * b_c)
         tl.store(grad_beta + first * (N * H) + h + row * H, db.to(grad_beta.dtype.element_ty), live)
-        m = -uy * causal_decay(g[None, :], g[:, None], r[None, :] > r[:, None], HAS_DECAY)
+        m *= causal_decay(g[None, :], g[:, None], r[None, :] > r[:, None], HAS_DECAY)
+        shrinking = add_float_left_product(shrinking, m, k_c, SPLIT, PRECISION)
 
-        dk = product(u_c, ds, PRECISION)
+        m = product(y, tl.trans(u_c), PRECISION)
+        m *= causal_decay(g[:, None], g[None, :], r[:, None] > r[None, :], HAS_DECAY)
+        growing = product(y, s_c, PRECISION)
         if HAS_DECAY:
-            dk *= tl.exp2(g_end - g)[:, None]
-            at_end = tl.sum(dk * k_c) + tl.exp2(g_end) * tl.sum(ds.to(tl.float32) * s_c.to(tl.float32))
-        dk = add_float_left_product(dk, m, k_c, SPLIT, PRECISION)
-        dk = add_float_left_product(dk, f, q_c, SPLIT, PRECISION)
-
-        dq = product(tl.trans(s_c), tl.trans(do), PRECISION)
+            growing *= tl.exp2(g)[:, None]
+        growing = add_float_left_product(growing, m, k_c, SPLIT, PRECISION)
+        ending = product(u_c, ds, PRECISION)
         if HAS_DECAY:
-            dq *= tl.exp2(g_q)[None, :]
-        dq = add_float_right_product(dq, tl.trans(k_c), f, SPLIT, PRECISION)
-        at = grad_q + (first * H + h) * K + (query[None, :] * (H * K) + kk[:, None])
-        tl.store(at, dq.to(dtype), tl.trans(tile_mask(live_q, kk, K)))
-
-        growing = -product(tl.trans(s_c), tl.trans(y), PRECISION)
-        if HAS_DECAY:
-            growing *= tl.exp2(g)[None, :]
-        growing = add_float_right_product(growing, tl.trans(k_c), m, SPLIT, PRECISION)
-        if HAS_DECAY:
-            dg_q = dq * tl.trans(q_c)
-            dg = growing * tl.trans(k_c)
+            ending *= tl.exp2(g_end - g)[:, None]
+            # In one place, so that the keys are widened once and not kept so.
+            dg = tl.sum((shrinking + growing) * k_c, 1)
+            at_rows = tl.sum(ending * k_c, 1)
+            dg = -dg - at_rows
             if STEPS_PADDED == 1:
-                dg = tl.sum(dg + dg_q, 0)
+                dg += dg_q
             else:
                 first_row = (token[:, None] == cq[None, :]) & (step == 0)[:, None]
-                dg = tl.sum(dg, 0) + tl.sum(tl.where(first_row, tl.sum(dg_q, 0)[None, :], 0.0), 1)
-            dg = at_end + tl.cumsum(dg - tl.sum(dk * k_c, 1), 0, reverse=True)
+                dg += tl.sum(tl.where(first_row, dg_q[None, :], 0.0), 1)
+            dg = at_end + tl.sum(at_rows, 0) + tl.cumsum(dg, 0, reverse=True)
             to = grad_log_decay + first * H + h + (token + zero) * H
             tl.store(to, dg.to(grad_log_decay.dtype.element_ty), live & (step == 0))
-        dk += tl.trans(growing)
         at = grad_k + (first * N * H + h) * K + (row[:, None] * (H * K) + kk[None, :])
-        tl.store(at, dk.to(dtype), rows_k)
+        tl.store(at, (ending + (shrinking - growing)).to(dtype), rows_k)
