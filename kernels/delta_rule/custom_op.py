@@ -79,38 +79,37 @@ def delta_rule_triton(
 @torch.library.custom_op("tsseq::delta_rule", mutates_args=())
 def _forward(
     q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor | None, initial: Tensor | None, save: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     q, k, v, beta = token_rows(q), token_rows(k), token_rows(v), token_rows(beta)
     log_decay = None if log_decay is None else token_rows(log_decay)
     initial = None if initial is None else initial.contiguous()
-    output, final, w, u, states = _allocate(q, k, v, save)
+    output, final, w, u, states, cumulated = _allocate(q, k, v, log_decay, save)
     shape = _shape(q, k, v)
     launch = LAUNCH[max(shape["BK"], shape["BV"])]
     batch, time, head, _ = q.shape
     flags = {"HAS_DECAY": log_decay is not None, "PRECISION": _precision(q)}
     solve_shape = {name: x for name, x in shape.items() if name not in ("V", "BV")}
     solve_kernel[(batch * head * w.shape[2],)](
-        k, beta, q if log_decay is None else log_decay, w, time, K_STRIDE=k.stride(1),
+        k, beta, q if log_decay is None else log_decay, w, cumulated, time, K_STRIDE=k.stride(1),
         B_STRIDE=beta.stride(1), G_STRIDE=_stride(log_decay), **solve_shape, **flags,
         SMALLEST=_smallest_beta(q), num_warps=1,
     )  # fmt: skip
     shape["BV"] = min(shape["BV"], launch.forward_values)
     slices = -(-v.shape[-1] // shape["BV"])
     forward_kernel[(batch * head * slices,)](
-        q, k, v, q if log_decay is None else log_decay, w, q if initial is None else initial, output, final,
-        u, states, time, Q_STRIDE=q.stride(1), K_STRIDE=k.stride(1), V_STRIDE=v.stride(1),
-        G_STRIDE=_stride(log_decay), **shape, **flags, HAS_INITIAL=initial is not None, SAVE=save,
-        SPLIT=SPLIT, STAGES=launch.forward_stages, num_warps=launch.forward_warps,
+        q, k, v, cumulated, w, q if initial is None else initial, output, final, u, states, time,
+        Q_STRIDE=q.stride(1), K_STRIDE=k.stride(1), V_STRIDE=v.stride(1), **shape, **flags,
+        HAS_INITIAL=initial is not None, SAVE=save, SPLIT=SPLIT, STAGES=launch.forward_stages, num_warps=launch.forward_warps,
         maxnreg=_registers(q, launch.forward_registers, batch * head * slices),
     )  # fmt: skip
-    return output, final, w, u, states
+    return output, final, w, u, states, cumulated
 
 
 @_forward.register_fake
 def _forward_fake(
     q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor | None, initial: Tensor | None, save: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return _allocate(q, k, v, save)
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return _allocate(q, k, v, log_decay, save)
 
 
 @torch.library.custom_op("tsseq::delta_rule_backward", mutates_args=())
@@ -124,10 +123,10 @@ def _backward(
     w: Tensor,
     u: Tensor,
     states: Tensor,
+    cumulated: Tensor,
     has_initial: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     q, k, beta, grad_output = token_rows(q), token_rows(k), token_rows(beta), token_rows(grad_output)
-    log_decay = None if log_decay is None else token_rows(log_decay)
     grad_final = None if grad_final is None else grad_final.contiguous()
     gradients = _allocate_gradients(q, k, beta, log_decay, u, has_initial)
     dq, dk, dv, dbeta, dlog_decay, dinitial = gradients
@@ -135,22 +134,20 @@ def _backward(
     shape = _shape(q, k, u)
     launch = LAUNCH[max(shape["BK"], shape["BV"])]
     batch, time, head, _ = q.shape
-    strides = {"Q_STRIDE": q.stride(1), "K_STRIDE": k.stride(1), "G_STRIDE": _stride(log_decay)}
     flags: dict[str, Any] = {
-        "O_STRIDE": grad_output.stride(1), "HAS_DECAY": log_decay is not None, "HAS_INITIAL": has_initial,
-        "SPLIT": SPLIT, "PRECISION": _precision(q), **strides,
+        "Q_STRIDE": q.stride(1), "K_STRIDE": k.stride(1), "O_STRIDE": grad_output.stride(1),
+        "HAS_DECAY": log_decay is not None, "HAS_INITIAL": has_initial, "SPLIT": SPLIT, "PRECISION": _precision(q),
     }  # fmt: skip
-    decay = q if log_decay is None else log_decay
     values = min(shape["BV"], launch.adjoint_values)
     programs = batch * head * -(-u.shape[-1] // values)
     adjoint_kernel[(programs,)](
-        q, k, decay, w, grad_output, q if grad_final is None else grad_final, dv, grad_states, dinitial, time,
+        q, k, cumulated, w, grad_output, q if grad_final is None else grad_final, dv, grad_states, dinitial, time,
         HAS_GRAD_FINAL=grad_final is not None, STAGES=launch.adjoint_stages, num_warps=launch.adjoint_warps,
         maxnreg=_registers(q, launch.adjoint_registers, programs), **flags, **(shape | {"BV": values}),
     )  # fmt: skip
     programs = batch * head * -(-w.shape[2] // launch.gradient_chunks)
     gradient_kernel[(programs,)](
-        q, k, beta, decay, u, states, grad_output, dv, grad_states, dq, dk, dbeta, dlog_decay, time,
+        q, k, beta, cumulated, u, states, grad_output, dv, grad_states, dq, dk, dbeta, dlog_decay, time,
         B_STRIDE=beta.stride(1), SMALLEST=_smallest_beta(q), num_warps=launch.gradient_warps,
         maxnreg=_registers(q, launch.gradient_registers, programs),
         CHUNKS=launch.gradient_chunks, STAGES=launch.gradient_stages, **flags, **shape,
@@ -169,6 +166,7 @@ def _backward_fake(
     w: Tensor,
     u: Tensor,
     states: Tensor,
+    cumulated: Tensor,
     has_initial: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     return _allocate_gradients(q, k, beta, log_decay, u, has_initial)
@@ -183,12 +181,12 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 
 def _differentiate(ctx: Any, grad_output: Tensor | None, grad_final: Tensor | None, *_: None) -> tuple[Any, ...]:
-    q, k, beta, log_decay, w, u, states = ctx.saved_tensors
+    q, k, beta, log_decay, w, u, states, cumulated = ctx.saved_tensors
     if grad_output is None:
         grad_output = u.new_zeros(*q.shape[:-1], u.shape[-1])
     has_initial = ctx.initial_dtype is not None
     dq, dk, dv, dbeta, dlog_decay, dinitial = _backward(
-        grad_output, grad_final, q, k, beta, log_decay, w, u, states, has_initial
+        grad_output, grad_final, q, k, beta, log_decay, w, u, states, cumulated, has_initial
     )
     return (
         dq,
@@ -204,8 +202,13 @@ def _differentiate(ctx: Any, grad_output: Tensor | None, grad_final: Tensor | No
 _forward.register_autograd(_differentiate, setup_context=_setup_context)
 
 
-def _allocate(q: Tensor, k: Tensor, v: Tensor, save: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Output, final state, and what the backward pass reads: W, U and the state each chunk starts from."""
+def _allocate(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, save: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Output, final state, and what the backward pass reads.
+
+    That is W, U, the state each chunk starts from, and the logarithm (base 2) of a chunk's decay up to each token.
+    """
     batch, time, head, key_width = q.shape
     value_width = v.shape[-1]
     tokens, padded = _chunk(k)
@@ -217,6 +220,7 @@ def _allocate(q: Tensor, k: Tensor, v: Tensor, save: bool) -> tuple[Tensor, Tens
         q.new_empty(batch, head, chunks, rows, rows, dtype=_solve_dtype(q)),
         q.new_empty(v.shape if save else (0,)),
         q.new_empty((batch, head, chunks, value_width, key_width) if save else (0,)),
+        q.new_empty((0,) if log_decay is None else (batch, head, chunks, tokens), dtype=torch.float32),
     )
 
 

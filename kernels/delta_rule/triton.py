@@ -152,7 +152,7 @@ def tile_mask(rows, columns, WIDTH: tl.constexpr):
 
 @triton.jit
 def load_block(
-    k, beta, log_decay, before, left, BLOCK: tl.constexpr, K_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr,
+    k, beta, log_decay, cumulated, before, left, BLOCK: tl.constexpr, K_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr,
     G_STRIDE: tl.constexpr, H: tl.constexpr, N: tl.constexpr, K: tl.constexpr, BK: tl.constexpr,
     STEPS_PADDED: tl.constexpr, HAS_DECAY: tl.constexpr, SMALLEST: tl.constexpr,
 ):  # fmt: skip
@@ -170,6 +170,7 @@ def load_block(
         decay = load_decay(log_decay + token * G_STRIDE, live & (step == 0))
         g = before + tl.cumsum(decay, 0)
         before += tl.sum(decay, 0)
+        tl.store(cumulated + token, g, step == 0)
     return keys, b, g, before
 
 
@@ -193,11 +194,14 @@ def store_block(w, x, b, ROW: tl.constexpr, COLUMN: tl.constexpr, R: tl.constexp
 
 @triton.jit(do_not_specialize=["T"])
 def solve_kernel(
-    k, beta, log_decay, w, T, K_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr, G_STRIDE: tl.constexpr,
+    k, beta, log_decay, w, cumulated, T, K_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr, G_STRIDE: tl.constexpr,
     H: tl.constexpr, N: tl.constexpr, K: tl.constexpr, BK: tl.constexpr, TOKENS: tl.constexpr,
     STEPS_PADDED: tl.constexpr, HAS_DECAY: tl.constexpr, SMALLEST: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """W of one chunk and head: 16 x 16 blocks; where a chunk has 32 rows or 64, inverses of two halves are joined."""
+    """W and the cumulated log decay of one chunk and head.
+
+    W is made of 16 x 16 blocks; where a chunk has 32 rows or 64, inverses of two halves are joined.
+    """
     EXACT: tl.constexpr = k.dtype.element_ty == tl.float32
     R: tl.constexpr = TOKENS * STEPS_PADDED
     pid = tl.program_id(0).to(tl.int64)
@@ -211,19 +215,21 @@ def solve_kernel(
     below = i[:, None] > i[None, :]
     every = (i >= 0)[:, None]
     w += ((b * H + h) * chunks + c) * (R * R)
+    cumulated += ((b * H + h) * chunks + c) * TOKENS
     k += first * K_STRIDE + h * K
     beta += first * B_STRIDE + h
     log_decay += first * G_STRIDE + h
 
     k1, b1, g1, g_end = load_block(
-        k, beta, log_decay, 0.0, left, 0, K_STRIDE, B_STRIDE, G_STRIDE, H, N, K, BK, STEPS_PADDED, HAS_DECAY, SMALLEST
-    )
+        k, beta, log_decay, cumulated, 0.0, left, 0, K_STRIDE, B_STRIDE, G_STRIDE, H, N, K, BK, STEPS_PADDED,
+        HAS_DECAY, SMALLEST,
+    )  # fmt: skip
     x1 = invert_unit_lower(interaction(k1, b1, g1, k1, g1, below, HAS_DECAY, PRECISION), EXACT)
     store_block(w, x1, b1, 0, 0, R)
     if R >= 32:
         k2, b2, g2, g_end = load_block(
-            k, beta, log_decay, g_end, left, 1, K_STRIDE, B_STRIDE, G_STRIDE, H, N, K, BK, STEPS_PADDED, HAS_DECAY,
-            SMALLEST,
+            k, beta, log_decay, cumulated, g_end, left, 1, K_STRIDE, B_STRIDE, G_STRIDE, H, N, K, BK, STEPS_PADDED,
+            HAS_DECAY, SMALLEST,
         )  # fmt: skip
         x2 = invert_unit_lower(interaction(k2, b2, g2, k2, g2, below, HAS_DECAY, PRECISION), EXACT)
         a21 = interaction(k2, b2, g2, k1, g1, every, HAS_DECAY, PRECISION)
@@ -232,12 +238,12 @@ def solve_kernel(
         store_block(w, x2, b2, 1, 1, R)
     if R == 64:
         k3, b3, g3, g_end = load_block(
-            k, beta, log_decay, g_end, left, 2, K_STRIDE, B_STRIDE, G_STRIDE, H, N, K, BK, STEPS_PADDED, HAS_DECAY,
-            SMALLEST,
+            k, beta, log_decay, cumulated, g_end, left, 2, K_STRIDE, B_STRIDE, G_STRIDE, H, N, K, BK, STEPS_PADDED,
+            HAS_DECAY, SMALLEST,
         )  # fmt: skip
         k4, b4, g4, g_end = load_block(
-            k, beta, log_decay, g_end, left, 3, K_STRIDE, B_STRIDE, G_STRIDE, H, N, K, BK, STEPS_PADDED, HAS_DECAY,
-            SMALLEST,
+            k, beta, log_decay, cumulated, g_end, left, 3, K_STRIDE, B_STRIDE, G_STRIDE, H, N, K, BK, STEPS_PADDED,
+            HAS_DECAY, SMALLEST,
         )  # fmt: skip
         x3 = invert_unit_lower(interaction(k3, b3, g3, k3, g3, below, HAS_DECAY, PRECISION), EXACT)
         x4 = invert_unit_lower(interaction(k4, b4, g4, k4, g4, below, HAS_DECAY, PRECISION), EXACT)
@@ -263,11 +269,11 @@ def solve_kernel(
 
 @triton.jit(do_not_specialize=["T"])
 def forward_kernel(
-    q, k, v, log_decay, w, initial_state, output, final_state, u, states, T, Q_STRIDE: tl.constexpr,
-    K_STRIDE: tl.constexpr, V_STRIDE: tl.constexpr, G_STRIDE: tl.constexpr, H: tl.constexpr, N: tl.constexpr,
-    K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, TOKENS: tl.constexpr,
-    STEPS_PADDED: tl.constexpr, HAS_DECAY: tl.constexpr, HAS_INITIAL: tl.constexpr, SAVE: tl.constexpr,
-    SPLIT: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
+    q, k, v, cumulated, w, initial_state, output, final_state, u, states, T, Q_STRIDE: tl.constexpr,
+    K_STRIDE: tl.constexpr, V_STRIDE: tl.constexpr, H: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
+    V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, TOKENS: tl.constexpr, STEPS_PADDED: tl.constexpr,
+    HAS_DECAY: tl.constexpr, HAS_INITIAL: tl.constexpr, SAVE: tl.constexpr, SPLIT: tl.constexpr,
+    PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Output and final state of one head and slice of value columns; U and entry states too where they are saved."""
     R: tl.constexpr = TOKENS * STEPS_PADDED
@@ -307,11 +313,10 @@ def forward_kernel(
         g = tl.zeros([R], tl.float32)
         g_q = tl.zeros([Q], tl.float32)
         if HAS_DECAY:
-            at = log_decay + first * G_STRIDE + h
-            g = tl.cumsum(load_decay(at + token * G_STRIDE, live & (step == 0)), 0)
-            decay_q = load_decay(at + query * G_STRIDE, live_q)
-            g_q = tl.cumsum(decay_q, 0)
-            g_end = tl.sum(decay_q, 0)
+            at = cumulated + (head * chunks + c) * TOKENS
+            g_end = tl.load(at + (TOKENS - 1))
+            g = tl.load(at + (token + zero))
+            g_q = tl.load(at + query, cq < TOKENS, 0.0)
 
         row_k = (token + zero) * K_STRIDE + step * (H * K)
         k_c = tl.load(k + (first * K_STRIDE + h * K) + (row_k[:, None] + kk[None, :]), rows_k, 0.0)

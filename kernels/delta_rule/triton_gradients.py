@@ -9,7 +9,6 @@ from tsseq.kernels.delta_rule.triton import (
     causal_decay,
     float_product_with_solve,
     hidden_zero,
-    load_decay,
     product,
     safe_beta,
     tile_mask,
@@ -18,8 +17,8 @@ from tsseq.kernels.delta_rule.triton import (
 
 @triton.jit(do_not_specialize=["T"])
 def adjoint_kernel(
-    q, k, log_decay, w, grad_output, grad_final, grad_v, grad_states, grad_initial, T,
-    Q_STRIDE: tl.constexpr, K_STRIDE: tl.constexpr, G_STRIDE: tl.constexpr, O_STRIDE: tl.constexpr, H: tl.constexpr,
+    q, k, cumulated, w, grad_output, grad_final, grad_v, grad_states, grad_initial, T,
+    Q_STRIDE: tl.constexpr, K_STRIDE: tl.constexpr, O_STRIDE: tl.constexpr, H: tl.constexpr,
     N: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, TOKENS: tl.constexpr,
     STEPS_PADDED: tl.constexpr, HAS_DECAY: tl.constexpr, HAS_INITIAL: tl.constexpr, HAS_GRAD_FINAL: tl.constexpr,
     SPLIT: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
@@ -60,11 +59,10 @@ def adjoint_kernel(
         g = tl.zeros([R], tl.float32)
         g_q = tl.zeros([Q], tl.float32)
         if HAS_DECAY:
-            at = log_decay + first * G_STRIDE + h
-            g = tl.cumsum(load_decay(at + token * G_STRIDE, live & (step == 0)), 0)
-            decay_q = load_decay(at + query * G_STRIDE, live_q)
-            g_q = tl.cumsum(decay_q, 0)
-            g_end = tl.sum(decay_q, 0)
+            at = cumulated + (head * chunks + c) * TOKENS
+            g_end = tl.load(at + (TOKENS - 1))
+            g = tl.load(at + (token + zero))
+            g_q = tl.load(at + query, cq < TOKENS, 0.0)
 
         row_k = (token + zero) * K_STRIDE + step * (H * K)
         at_k = k + (first * K_STRIDE + h * K) + (row_k[:, None] + kk[None, :])
@@ -102,9 +100,8 @@ def adjoint_kernel(
 
 @triton.jit(do_not_specialize=["T"])
 def gradient_kernel(
-    q, k, beta, log_decay, u, states, grad_output, grad_v, grad_states, grad_q, grad_k, grad_beta, grad_log_decay, T,
-    Q_STRIDE: tl.constexpr, K_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr, G_STRIDE: tl.constexpr,
-    O_STRIDE: tl.constexpr, H: tl.constexpr, N: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr,
+    q, k, beta, cumulated, u, states, grad_output, grad_v, grad_states, grad_q, grad_k, grad_beta, grad_log_decay, T,
+    Q_STRIDE: tl.constexpr, K_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr, O_STRIDE: tl.constexpr, H: tl.constexpr, N: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr,
     BV: tl.constexpr, TOKENS: tl.constexpr, STEPS_PADDED: tl.constexpr, HAS_DECAY: tl.constexpr,
     HAS_INITIAL: tl.constexpr, SMALLEST: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
     CHUNKS: tl.constexpr, STAGES: tl.constexpr,
@@ -141,11 +138,10 @@ def gradient_kernel(
         g = tl.zeros([R], tl.float32)
         g_q = tl.zeros([Q], tl.float32)
         if HAS_DECAY:
-            at = log_decay + first * G_STRIDE + h
-            g = tl.cumsum(load_decay(at + token * G_STRIDE, live & (step == 0)), 0)
-            decay_q = load_decay(at + query * G_STRIDE, live_q)
-            g_q = tl.cumsum(decay_q, 0)
-            g_end = tl.sum(decay_q, 0)
+            at = cumulated + (head * chunks + c) * TOKENS
+            g_end = tl.load(at + (TOKENS - 1))
+            g = tl.load(at + (token + zero))
+            g_q = tl.load(at + query, cq < TOKENS, 0.0)
 
         row_k = (token + zero) * K_STRIDE + step * (H * K)
         k_c = tl.load(k + (first * K_STRIDE + h * K) + (row_k[:, None] + kk[None, :]), rows_k, 0.0)
