@@ -47,7 +47,7 @@ def product_with_solve(a, w, PRECISION: tl.constexpr):
     """`a` times the stored W; for bfloat16 `a` W is float16, and enters as the sum of two bfloat16 matrices."""
     if a.dtype == tl.bfloat16:
         high, low = split(w.to(tl.float32))
-        return product(a, low, PRECISION) + product(a, high, PRECISION)
+        return tl.dot(a, high, product(a, low, PRECISION), input_precision=PRECISION)
     else:
         return product(a, w, PRECISION)
 
@@ -57,7 +57,9 @@ def float_product_with_solve(a, w, dtype: tl.constexpr, SPLIT: tl.constexpr, PRE
     """float32 `a` times the stored W; for nearly equal keys W magnifies what rounding `a` to bfloat16 leaves out."""
     if SPLIT and dtype == tl.bfloat16:
         high, low = split(a)
-        return tl.dot(low, w.to(dtype), product_with_solve(high, w, PRECISION), input_precision=PRECISION)
+        w_high, w_low = split(w.to(tl.float32))
+        total = tl.dot(high, w_low, product(low, w_high, PRECISION), input_precision=PRECISION)
+        return tl.dot(high, w_high, total, input_precision=PRECISION)
     else:
         return product_with_solve(a.to(dtype), w, PRECISION)
 
@@ -298,6 +300,8 @@ def forward_kernel(
         state = tl.load(entry, square, 0.0).to(tl.float32)
     else:
         state = tl.zeros([BV, BK], tl.float32)
+    # Rounded at the end of an iteration: a product in flight over its end would make all of them wait one by one.
+    operand = state.to(dtype)
 
     for c in tl.range(0, chunks, num_stages=STAGES):
         first = b * T + c * TOKENS
@@ -318,6 +322,8 @@ def forward_kernel(
             g = tl.load(at + (token + zero))
             g_q = tl.load(at + query, cq < TOKENS, 0.0)
 
+        row_v = (token + zero) * V_STRIDE + step * (H * V)
+        v_c = tl.load(v + (first * V_STRIDE + h * V) + (row_v[:, None] + vv[None, :]), rows_v, 0.0)
         row_k = (token + zero) * K_STRIDE + step * (H * K)
         k_c = tl.load(k + (first * K_STRIDE + h * K) + (row_k[:, None] + kk[None, :]), rows_k, 0.0)
         at_q = q + (first * Q_STRIDE + h * K) + (query[:, None] * Q_STRIDE + kk[None, :])
@@ -325,7 +331,6 @@ def forward_kernel(
         causal = token[:, None] <= cq[None, :]
         p = product(k_c, tl.trans(q_c), PRECISION) * causal_decay(g_q[None, :], g[:, None], causal, HAS_DECAY)
 
-        operand = state.to(dtype)
         if SAVE:
             at_s = states + (head * chunks + c) * (V * K) + ((vv + zero)[:, None] * K + kk[None, :])
             if HAS_INITIAL:
@@ -335,8 +340,6 @@ def forward_kernel(
         x = product(operand, tl.trans(k_c), PRECISION)
         if HAS_DECAY:
             x *= tl.exp2(g)[None, :]
-        row_v = (token + zero) * V_STRIDE + step * (H * V)
-        v_c = tl.load(v + (first * V_STRIDE + h * V) + (row_v[:, None] + vv[None, :]), rows_v, 0.0)
         x = tl.trans(v_c).to(tl.float32) - x
         w_c = tl.load(w + (head * chunks + c) * (R * R) + ((r + zero)[:, None] * R + r[None, :]))
         update = product_with_solve(x.to(dtype), tl.trans(w_c), PRECISION)
@@ -355,5 +358,6 @@ def forward_kernel(
             state *= tl.exp2(g_end)
             update *= tl.exp2(g_end - g)[None, :]
         state = add_float_left_product(state, update, k_c, SPLIT, PRECISION)
+        operand = state.to(dtype)
     at = final_state + head * (K * V) + (kk[None, :] * V + vv[:, None])
     tl.store(at, state, square)

@@ -46,6 +46,7 @@ def adjoint_kernel(
         ds = tl.load(entry, square, 0.0).to(tl.float32)
     else:
         ds = tl.zeros([BV, BK], tl.float32)
+    operand = ds.to(dtype)  # at the end of an iteration, as in `forward_kernel`
 
     for reverse in tl.range(0, chunks, num_stages=STAGES):
         c = chunks - 1 - reverse
@@ -74,7 +75,6 @@ def adjoint_kernel(
 
         at_o = grad_output + (first * O_STRIDE + h * V) + (query[:, None] * O_STRIDE + vv[None, :])
         do = tl.load(at_o, live_q[:, None] & (vv < V)[None, :], 0.0)
-        operand = ds.to(dtype)
         at_s = grad_states + (head * chunks + c) * (V * K) + ((vv + zero)[:, None] * K + kk[None, :])
         tl.store(at_s, operand, square)
         du = product(operand, tl.trans(k_c), PRECISION)
@@ -94,6 +94,7 @@ def adjoint_kernel(
             ds *= tl.exp2(g_end)
         ds += product(do_t, q_c, PRECISION)
         ds += product(y.to(dtype), k_c, PRECISION)
+        operand = ds.to(dtype)
     if HAS_INITIAL:
         tl.store(grad_initial + head * (K * V) + (kk[None, :] * V + vv[:, None]), ds, square)
 
