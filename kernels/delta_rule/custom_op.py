@@ -14,6 +14,7 @@ CHUNK_ROWS = 32
 """Rows per chunk (tokens times padded steps), 16 or 32; float32 takes 16, its tiles being twice as large."""
 SPLIT = True
 """Whether products of bfloat16 inputs with computed matrices take these as a sum of two bfloat16 ones."""
+SOLVE_REGISTERS: int | None = 128
 MAX_STEPS = 4
 
 
@@ -92,7 +93,7 @@ def _forward(
     solve_kernel[(batch * head * w.shape[2],)](
         k, beta, q if log_decay is None else log_decay, w, cumulated, time, K_STRIDE=k.stride(1),
         B_STRIDE=beta.stride(1), G_STRIDE=_stride(log_decay), **solve_shape, **flags,
-        SMALLEST=_smallest_beta(q), num_warps=1,
+        SMALLEST=_smallest_beta(q), num_warps=1, maxnreg=SOLVE_REGISTERS,
     )  # fmt: skip
     shape["BV"] = min(shape["BV"], launch.forward_values)
     slices = -(-v.shape[-1] // shape["BV"])

@@ -116,6 +116,15 @@ def invert_unit_lower(a, EXACT: tl.constexpr):
 
 
 @triton.jit
+def round_pairs(x, dtype: tl.constexpr):
+    """`x` rounded, what a column loses being given to the next of its pair: for equal keys such errors cancel."""
+    even, odd = tl.split(tl.reshape(x, [x.shape[0], x.shape[1] // 2, 2]))
+    rounded = even.to(dtype)
+    odd += even - rounded.to(tl.float32)
+    return tl.reshape(tl.join(rounded, odd.to(dtype)), x.shape)
+
+
+@triton.jit
 def causal_decay(later, earlier, mask, HAS_DECAY: tl.constexpr):
     """exp2(later - earlier) where `mask`, else 0; the difference is masked first, as it may be large elsewhere."""
     if HAS_DECAY:
@@ -345,7 +354,7 @@ def forward_kernel(
         update = product_with_solve(x.to(dtype), tl.trans(w_c), PRECISION)
         if SAVE:
             at_u = u + (first * N * H + h) * V + (row[None, :] * (H * V) + vv[:, None])
-            tl.store(at_u, update.to(dtype), live[None, :] & (vv < V)[:, None])
+            tl.store(at_u, round_pairs(update, dtype), live[None, :] & (vv < V)[:, None])
 
         o = product(operand, tl.trans(q_c), PRECISION)
         if HAS_DECAY:
