@@ -10,20 +10,22 @@ from tsseq.kernels.delta_rule.triton import forward_kernel, solve_kernel
 from tsseq.kernels.delta_rule.triton_gradients import adjoint_kernel, gradient_kernel
 from tsseq.kernels.layout import token_rows
 
-CHUNK_ROWS = 32
-"""Rows per chunk (tokens times padded steps), 16 or 32; float32 takes 16, its tiles being twice as large."""
 SPLIT = True
 """Whether products of bfloat16 inputs with computed matrices take these as a sum of two bfloat16 ones."""
-SOLVE_REGISTERS: int | None = 128
 MAX_STEPS = 4
 
 
 @dataclass(frozen=True)
 class Launch:
-    """How the kernels are cut for one width: value columns (of the gradients, chunks) and warps per program, stages
-    of loads in flight, and registers per thread (fewer let more programs share a multiprocessor; None leaves it to
-    the compiler)."""
+    """How the kernels are cut for one width.
 
+    Rows per chunk (tokens times padded steps: 16, 32 or 64; float32 takes 16, its tiles being twice as large), value
+    columns (of the gradients: key columns and chunks) and warps per program, stages of loads in flight, and registers
+    per thread (fewer let more programs share a multiprocessor; None leaves it to the compiler).
+    """
+
+    chunk_rows: int
+    solve_registers: int | None
     forward_values: int
     forward_warps: int
     forward_stages: int
@@ -32,6 +34,7 @@ class Launch:
     adjoint_warps: int
     adjoint_stages: int
     adjoint_registers: int | None
+    gradient_keys: int
     gradient_chunks: int
     gradient_warps: int
     gradient_stages: int
@@ -39,10 +42,10 @@ class Launch:
 
 
 LAUNCH = {
-    16: Launch(16, 1, 2, None, 16, 1, 2, None, 4, 1, 2, None),
-    32: Launch(32, 1, 2, None, 32, 1, 2, None, 4, 1, 2, None),
-    64: Launch(64, 4, 2, 128, 64, 4, 3, 128, 4, 4, 2, 168),
-    128: Launch(64, 4, 2, None, 64, 4, 2, None, 4, 4, 2, None),
+    16: Launch(32, None, 16, 1, 2, None, 16, 1, 2, None, 16, 4, 1, 2, None),
+    32: Launch(32, None, 32, 1, 2, None, 32, 1, 2, None, 32, 4, 1, 2, None),
+    64: Launch(64, 168, 64, 4, 2, None, 64, 4, 2, 168, 64, 1, 4, 1, None),
+    128: Launch(64, None, 64, 4, 2, None, 64, 4, 2, None, 64, 1, 4, 1, None),
 }
 """By the larger of key and value width, rounded up to a power of two. Fixed: nothing is tuned at run time."""
 
@@ -86,14 +89,14 @@ def _forward(
     initial = None if initial is None else initial.contiguous()
     output, final, w, u, states, cumulated = _allocate(q, k, v, log_decay, save)
     shape = _shape(q, k, v)
-    launch = LAUNCH[max(shape["BK"], shape["BV"])]
+    launch = _launch(k, v)
     batch, time, head, _ = q.shape
     flags = {"HAS_DECAY": log_decay is not None, "PRECISION": _precision(q)}
     solve_shape = {name: x for name, x in shape.items() if name not in ("V", "BV")}
     solve_kernel[(batch * head * w.shape[2],)](
         k, beta, q if log_decay is None else log_decay, w, cumulated, time, K_STRIDE=k.stride(1),
         B_STRIDE=beta.stride(1), G_STRIDE=_stride(log_decay), **solve_shape, **flags,
-        SMALLEST=_smallest_beta(q), num_warps=1, maxnreg=SOLVE_REGISTERS,
+        SMALLEST=_smallest_beta(q), num_warps=1, maxnreg=_registers(q, launch.solve_registers, w[..., 0, 0].numel()),
     )  # fmt: skip
     shape["BV"] = min(shape["BV"], launch.forward_values)
     slices = -(-v.shape[-1] // shape["BV"])
@@ -133,7 +136,7 @@ def _backward(
     dq, dk, dv, dbeta, dlog_decay, dinitial = gradients
     grad_states = torch.empty_like(states)
     shape = _shape(q, k, u)
-    launch = LAUNCH[max(shape["BK"], shape["BV"])]
+    launch = _launch(k, u)
     batch, time, head, _ = q.shape
     flags: dict[str, Any] = {
         "Q_STRIDE": q.stride(1), "K_STRIDE": k.stride(1), "O_STRIDE": grad_output.stride(1),
@@ -146,13 +149,20 @@ def _backward(
         HAS_GRAD_FINAL=grad_final is not None, STAGES=launch.adjoint_stages, num_warps=launch.adjoint_warps,
         maxnreg=_registers(q, launch.adjoint_registers, programs), **flags, **(shape | {"BV": values}),
     )  # fmt: skip
-    programs = batch * head * -(-w.shape[2] // launch.gradient_chunks)
+    shape["BK"] = min(shape["BK"], launch.gradient_keys)
+    slices = -(-q.shape[-1] // shape["BK"])
+    programs = batch * head * -(-w.shape[2] // launch.gradient_chunks) * slices
+    in_slices = dlog_decay
+    if log_decay is not None and slices > 1:
+        in_slices = q.new_empty(batch, time, slices, head, dtype=torch.float32)
     gradient_kernel[(programs,)](
-        q, k, beta, cumulated, u, states, grad_output, dv, grad_states, dq, dk, dbeta, dlog_decay, time,
+        q, k, beta, cumulated, u, states, grad_output, dv, grad_states, dq, dk, dbeta, in_slices, time,
         B_STRIDE=beta.stride(1), SMALLEST=_smallest_beta(q), num_warps=launch.gradient_warps,
         maxnreg=_registers(q, launch.gradient_registers, programs),
         CHUNKS=launch.gradient_chunks, STAGES=launch.gradient_stages, **flags, **shape,
     )  # fmt: skip
+    if in_slices is not dlog_decay:
+        dlog_decay.copy_(in_slices.sum(2))
     return gradients
 
 
@@ -212,7 +222,7 @@ def _allocate(
     """
     batch, time, head, key_width = q.shape
     value_width = v.shape[-1]
-    tokens, padded = _chunk(k)
+    tokens, padded = _chunk(k, v)
     chunks = (time + tokens - 1) // tokens
     rows = tokens * padded
     return (
@@ -239,22 +249,30 @@ def _allocate_gradients(
     )
 
 
-def _chunk(k: Tensor) -> tuple[int, int]:
+def _launch(k: Tensor, v: Tensor) -> Launch:
+    return LAUNCH[max(_block(k.shape[-1]), _block(v.shape[-1]))]
+
+
+def _block(width: int) -> int:
+    return max(16, 1 << (width - 1).bit_length())
+
+
+def _chunk(k: Tensor, v: Tensor) -> tuple[int, int]:
     """Tokens per chunk, and steps per token rounded up to a power of two."""
     padded = 1 << (k.shape[2] - 1).bit_length()
-    return (16 if k.dtype == torch.float32 else CHUNK_ROWS) // padded, padded
+    return (16 if k.dtype == torch.float32 else _launch(k, v).chunk_rows) // padded, padded
 
 
 def _shape(q: Tensor, k: Tensor, v: Tensor) -> dict[str, int]:
-    tokens, padded = _chunk(k)
+    tokens, padded = _chunk(k, v)
     key_width, value_width = q.shape[-1], v.shape[-1]
     return {
         "H": q.shape[2],
         "N": k.shape[2],
         "K": key_width,
         "V": value_width,
-        "BK": max(16, 1 << (key_width - 1).bit_length()),
-        "BV": max(16, 1 << (value_width - 1).bit_length()),
+        "BK": _block(key_width),
+        "BV": _block(value_width),
         "TOKENS": tokens,
         "STEPS_PADDED": padded,
     }

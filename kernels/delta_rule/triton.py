@@ -153,9 +153,9 @@ def hidden_zero(position):
 
 
 @triton.jit
-def tile_mask(rows, columns, WIDTH: tl.constexpr):
-    """Of a tile in memory; columns that are all there need no comparison."""
-    if columns.shape[0] == WIDTH:
+def tile_mask(rows, columns, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    """Of a tile in memory; blocks of columns that are all there need no comparison."""
+    if WIDTH % BLOCK == 0:
         return rows[:, None]
     else:
         return rows[:, None] & (columns < WIDTH)[None, :]

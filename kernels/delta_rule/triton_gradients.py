@@ -107,10 +107,16 @@ def gradient_kernel(
     HAS_INITIAL: tl.constexpr, SMALLEST: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
     CHUNKS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """All gradients but dV of CHUNKS chunks of a head, each by itself; a loop keeps the next one's loads in flight."""
+    """All gradients but dV of CHUNKS chunks of a head and slice of key columns, each chunk by itself.
+
+    A loop keeps the next chunk's loads in flight. Slices give the log decay's gradient in parts, to be summed.
+    """
     R: tl.constexpr = TOKENS * STEPS_PADDED
     Q: tl.constexpr = TOKENS if TOKENS > 16 else 16
+    slices: tl.constexpr = (K + BK - 1) // BK
     pid = tl.program_id(0).to(tl.int64)
+    slice_ = (pid % slices).to(tl.int32)
+    pid = pid // slices
     chunks = tl.cdiv(T, TOKENS)
     parts = tl.cdiv(chunks, CHUNKS)
     head = pid // parts
@@ -123,7 +129,7 @@ def gradient_kernel(
     token = r // STEPS_PADDED
     step = r % STEPS_PADDED
     cq = tl.arange(0, Q)
-    kk = tl.arange(0, BK)
+    kk = slice_ * BK + tl.arange(0, BK)
     vv = tl.arange(0, BV)
     for c in tl.range(start, tl.minimum(start + CHUNKS, chunks), num_stages=STAGES):
         first = b * T + c * TOKENS
@@ -133,8 +139,8 @@ def gradient_kernel(
         left = T - c * TOKENS
         live = (token < left) & (step < N)
         live_q = (cq < left) & (cq < TOKENS)
-        rows_v = tile_mask(live, vv, V)
-        rows_k = tile_mask(live, kk, K)
+        rows_v = tile_mask(live, vv, V, BV)
+        rows_k = tile_mask(live, kk, K, BK)
         first_v = (first * N * H + h) * V
         g = tl.zeros([R], tl.float32)
         g_q = tl.zeros([Q], tl.float32)
@@ -147,17 +153,17 @@ def gradient_kernel(
         row_k = (token + zero) * K_STRIDE + step * (H * K)
         k_c = tl.load(k + (first * K_STRIDE + h * K) + (row_k[:, None] + kk[None, :]), rows_k, 0.0)
         at_q = q + (first * Q_STRIDE + h * K) + (query[:, None] * Q_STRIDE + kk[None, :])
-        q_c = tl.load(at_q, tile_mask(live_q, kk, K), 0.0)
+        q_c = tl.load(at_q, tile_mask(live_q, kk, K, BK), 0.0)
         at_o = grad_output + (first * O_STRIDE + h * V) + (query[:, None] * O_STRIDE + vv[None, :])
-        do = tl.load(at_o, tile_mask(live_q, vv, V), 0.0)
+        do = tl.load(at_o, tile_mask(live_q, vv, V, BV), 0.0)
         at_v = row[:, None] * (H * V) + vv[None, :]
         u_c = tl.load(u + first_v + at_v, rows_v, 0.0)
         y = tl.load(grad_v + first_v + at_v, rows_v, 0.0)
         chunk_s = (head * chunks + c) * (V * K)
         at_s = (vv + zero)[:, None] * K + kk[None, :]
-        ds = tl.load(grad_states + chunk_s + at_s, tile_mask(vv < V, kk, K), 0.0)
+        ds = tl.load(grad_states + chunk_s + at_s, tile_mask(vv < V, kk, K, BK), 0.0)
         stored = vv < V if HAS_INITIAL else vv < tl.minimum(c, 1) * V
-        s_c = tl.load(states + chunk_s + at_s, tile_mask(stored, kk, K), 0.0)
+        s_c = tl.load(states + chunk_s + at_s, tile_mask(stored, kk, K, BK), 0.0)
         at_b = beta + first * B_STRIDE + h + ((token + zero) * B_STRIDE + step * H)
         b_c = safe_beta(tl.load(at_b, live, 0.0).to(tl.float32), SMALLEST)
 
@@ -172,7 +178,7 @@ def gradient_kernel(
             dq *= tl.exp2(g_q)[:, None]
         dq = add_float_left_product(dq, f, k_c, SPLIT, PRECISION)
         at = grad_q + (first * H + h) * K + (query[:, None] * (H * K) + kk[None, :])
-        tl.store(at, dq.to(dtype), tile_mask(live_q, kk, K))
+        tl.store(at, dq.to(dtype), tile_mask(live_q, kk, K, BK))
         dg_q = tl.sum(dq * q_c, 1)
 
         f = product(u_c, tl.trans(do), PRECISION)
@@ -203,7 +209,7 @@ def gradient_kernel(
                 first_row = (token[:, None] == cq[None, :]) & (step == 0)[:, None]
                 dg += tl.sum(tl.where(first_row, dg_q[None, :], 0.0), 1)
             dg = at_end + tl.sum(at_rows, 0) + tl.cumsum(dg, 0, reverse=True)
-            to = grad_log_decay + first * H + h + (token + zero) * H
+            to = grad_log_decay + (first * slices + slice_) * H + h + (token + zero) * (slices * H)
             tl.store(to, dg.to(grad_log_decay.dtype.element_ty), live & (step == 0))
         at = grad_k + (first * N * H + h) * K + (row[:, None] * (H * K) + kk[None, :])
         tl.store(at, (ending + (shrinking - growing)).to(dtype), rows_k)
