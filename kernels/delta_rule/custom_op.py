@@ -1,6 +1,6 @@
 """The GPU form of the delta rule as a torch operator: whole under torch.compile, capturable in a CUDA graph."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -44,7 +44,7 @@ class Launch:
 LAUNCH = {
     16: Launch(32, None, 16, 1, 2, None, 16, 1, 2, None, 16, 4, 1, 2, None),
     32: Launch(32, None, 32, 1, 2, None, 32, 1, 2, None, 32, 4, 1, 2, None),
-    64: Launch(64, 168, 64, 4, 2, None, 64, 4, 2, 168, 64, 1, 4, 1, None),
+    64: Launch(64, 168, 64, 4, 2, None, 64, 4, 2, 168, 64, 1, 4, 1, 168),
     128: Launch(64, None, 64, 4, 2, None, 64, 4, 2, None, 64, 1, 4, 1, None),
 }
 """By the larger of key and value width, rounded up to a power of two. Fixed: nothing is tuned at run time."""
@@ -52,7 +52,7 @@ LAUNCH = {
 
 def supports(query: Tensor, key: Tensor, value: Tensor) -> bool:
     """Whether the kernels take these widths, steps and types on this device; wider tiles spill before Hopper."""
-    architecture = torch.cuda.get_device_properties(query.device).major
+    architecture = _architecture(query)
     widest = 128 if architecture >= 9 else 64
     if query.dtype == torch.float32:
         widest = 128 if architecture >= 9 else 32
@@ -103,8 +103,8 @@ def _forward(
     forward_kernel[(batch * head * slices,)](
         q, k, v, cumulated, w, q if initial is None else initial, output, final, u, states, time,
         Q_STRIDE=q.stride(1), K_STRIDE=k.stride(1), V_STRIDE=v.stride(1), **shape, **flags,
-        HAS_INITIAL=initial is not None, SAVE=save, SPLIT=SPLIT, STAGES=launch.forward_stages, num_warps=launch.forward_warps,
-        maxnreg=_registers(q, launch.forward_registers, batch * head * slices),
+        HAS_INITIAL=initial is not None, SAVE=save, SPLIT=SPLIT, STAGES=launch.forward_stages,
+        num_warps=launch.forward_warps, maxnreg=_registers(q, launch.forward_registers, batch * head * slices),
     )  # fmt: skip
     return output, final, w, u, states, cumulated
 
@@ -250,7 +250,13 @@ def _allocate_gradients(
 
 
 def _launch(k: Tensor, v: Tensor) -> Launch:
-    return LAUNCH[max(_block(k.shape[-1]), _block(v.shape[-1]))]
+    launch = LAUNCH[max(_block(k.shape[-1]), _block(v.shape[-1]))]
+    return launch if _architecture(k) >= 9 else replace(launch, chunk_rows=min(launch.chunk_rows, 32))
+
+
+def _architecture(x: Tensor) -> int:
+    """Major version; chunks of 64 rows pay with the warp group products that Hopper has, and spill without."""
+    return torch.cuda.get_device_properties(x.device).major if x.is_cuda else 9
 
 
 def _block(width: int) -> int:

@@ -21,9 +21,9 @@ and then for all chunks in parallel
     dbeta = sum(Y * U) / beta^2                                      `gradient_kernel`
 
 The gradient of the cumulated log decay is Q * dQ + K * dK of the terms that grow with it - K * dK of those that
-shrink, summed over a row. Products are computed transposed ([value, row]) so that a result is the next product's
-left operand without leaving its registers, and never is a product's result transposed into an operand: Triton
-3.4 to 3.7.0 miscompiles that on Hopper.
+shrink, summed over a row. Products are oriented (transposed, [value, row], in the first three kernels) so that a
+result is the next product's left operand without leaving its registers, and never is a product's result transposed
+into an operand: Triton 3.4 to 3.7.0 miscompiles that on Hopper.
 """
 
 import triton

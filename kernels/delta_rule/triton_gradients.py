@@ -102,10 +102,10 @@ def adjoint_kernel(
 @triton.jit(do_not_specialize=["T"])
 def gradient_kernel(
     q, k, beta, cumulated, u, states, grad_output, grad_v, grad_states, grad_q, grad_k, grad_beta, grad_log_decay, T,
-    Q_STRIDE: tl.constexpr, K_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr, O_STRIDE: tl.constexpr, H: tl.constexpr, N: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr,
-    BV: tl.constexpr, TOKENS: tl.constexpr, STEPS_PADDED: tl.constexpr, HAS_DECAY: tl.constexpr,
-    HAS_INITIAL: tl.constexpr, SMALLEST: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
-    CHUNKS: tl.constexpr, STAGES: tl.constexpr,
+    Q_STRIDE: tl.constexpr, K_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr, O_STRIDE: tl.constexpr, H: tl.constexpr,
+    N: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, TOKENS: tl.constexpr,
+    STEPS_PADDED: tl.constexpr, HAS_DECAY: tl.constexpr, HAS_INITIAL: tl.constexpr, SMALLEST: tl.constexpr,
+    SPLIT: tl.constexpr, PRECISION: tl.constexpr, CHUNKS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """All gradients but dV of CHUNKS chunks of a head and slice of key columns, each chunk by itself.
 
@@ -199,7 +199,7 @@ def gradient_kernel(
         ending = product(u_c, ds, PRECISION)
         if HAS_DECAY:
             ending *= tl.exp2(g_end - g)[:, None]
-            # In one place, so that the keys are widened once and not kept so.
+            # Here and not where each sum is ready, so that no float32 copy of the keys is kept in registers.
             dg = tl.sum((shrinking + growing) * k_c, 1)
             at_rows = tl.sum(ending * k_c, 1)
             dg = -dg - at_rows
