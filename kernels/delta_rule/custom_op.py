@@ -251,6 +251,10 @@ def _allocate_gradients(
 
 def _launch(k: Tensor, v: Tensor) -> Launch:
     launch = LAUNCH[max(_block(k.shape[-1]), _block(v.shape[-1]))]
+    if k.dtype == torch.float32:  # its tiles fill registers: narrower ones, from shared memory
+        launch = replace(
+            launch, gradient_keys=min(launch.gradient_keys, 32), gradient_chunks=4, gradient_stages=2, chunk_rows=16
+        )
     return launch if _architecture(k) >= 9 else replace(launch, chunk_rows=min(launch.chunk_rows, 32))
 
 
@@ -266,7 +270,7 @@ def _block(width: int) -> int:
 def _chunk(k: Tensor, v: Tensor) -> tuple[int, int]:
     """Tokens per chunk, and steps per token rounded up to a power of two."""
     padded = 1 << (k.shape[2] - 1).bit_length()
-    return (16 if k.dtype == torch.float32 else _launch(k, v).chunk_rows) // padded, padded
+    return _launch(k, v).chunk_rows // padded, padded
 
 
 def _shape(q: Tensor, k: Tensor, v: Tensor) -> dict[str, int]:
