@@ -69,11 +69,12 @@ def main() -> None:
         example = delta_rule._example(torch.Generator(), 1, 1, step=step, key_width=width, value_width=width)
         inputs = {name: x.to(dtype) if name != "initial_state" else x for name, x in example.items()}
         inputs = {name: x.requires_grad_() for name, x in inputs.items()}
-        recorders = {name: Recorder(getattr(custom_op, name)) for name in names}
-        with patch.multiple(custom_op, **recorders):
-            output, state = custom_op.delta_rule_triton(**inputs, save=True)
-            (output.sum() + state.sum()).backward()
         for architecture in architectures:
+            recorders = {name: Recorder(getattr(custom_op, name)) for name in names}
+            major = architecture // 10
+            with patch.multiple(custom_op, _architecture=lambda x, major=major: major, **recorders):
+                output, state = custom_op.delta_rule_triton(**inputs, save=True)
+                (output.sum() + state.sum()).backward()
             for name, recorder in recorders.items():
                 label = f"sm_{architecture} {str(dtype)[6:]}, width {width}, {step} steps, {name}"
                 print(f"{label}: {recorder.compile(architecture)}", flush=True)

@@ -59,6 +59,8 @@ CASES = {
     "odd widths": dict(dtype=torch.float32, length=17, step=1, key_width=20, value_width=12),
     "narrow": dict(dtype=NARROW, length=65, step=1, key_width=64, value_width=64),
     "narrow, four steps": dict(dtype=NARROW, length=17, step=4, key_width=32, value_width=32, initial=False),
+    "narrow, three steps": dict(dtype=NARROW, length=37, step=3, key_width=64, value_width=64, initial=False),
+    "narrow, two slices of keys": dict(dtype=NARROW, length=65, step=1, key_width=96, value_width=32, head=1),
     "narrow, two slices of values": dict(dtype=NARROW, length=33, step=1, key_width=32, value_width=128, head=1),
 }
 
@@ -132,7 +134,7 @@ def test_either_result_alone_gives_gradients() -> None:
 
 def test_without_gradients_nothing_is_kept() -> None:
     inputs = _inputs(torch.float32, 20, step=2)
-    _, _, _, u, states = custom_op._forward(*inputs_in_order(inputs), False)
+    _, _, _, u, states, _ = custom_op._forward(*inputs_in_order(inputs), False)
     assert u.numel() == states.numel() == 0
     kept, plain = _triton(**inputs), _triton(**inputs, save=False)
     assert all(torch.equal(a, b) for a, b in zip(kept, plain, strict=True))

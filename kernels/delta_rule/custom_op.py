@@ -1,6 +1,6 @@
 """The GPU form of the delta rule as a torch operator: whole under torch.compile, capturable in a CUDA graph."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,8 +10,6 @@ from tsseq.kernels.delta_rule.triton import forward_kernel, solve_kernel
 from tsseq.kernels.delta_rule.triton_gradients import adjoint_kernel, gradient_kernel
 from tsseq.kernels.layout import token_rows
 
-CHUNK_ROWS = 32
-"""Rows per chunk (tokens times padded steps), 16 or 32; float32 takes 16, its tiles being twice as large."""
 SPLIT = True
 """Whether products of bfloat16 inputs with computed matrices take these as a sum of two bfloat16 ones."""
 MAX_STEPS = 4
@@ -19,10 +17,15 @@ MAX_STEPS = 4
 
 @dataclass(frozen=True)
 class Launch:
-    """How the kernels are cut for one width: value columns (of the gradients, chunks) and warps per program, stages
-    of loads in flight, and registers per thread (fewer let more programs share a multiprocessor; None leaves it to
-    the compiler)."""
+    """How the kernels are cut for one width.
 
+    Rows per chunk (tokens times padded steps: 16, 32 or 64; float32 takes 16, its tiles being twice as large), value
+    columns (of the gradients: key columns and chunks) and warps per program, stages of loads in flight, and registers
+    per thread (fewer let more programs share a multiprocessor; None leaves it to the compiler).
+    """
+
+    chunk_rows: int
+    solve_registers: int | None
     forward_values: int
     forward_warps: int
     forward_stages: int
@@ -31,6 +34,7 @@ class Launch:
     adjoint_warps: int
     adjoint_stages: int
     adjoint_registers: int | None
+    gradient_keys: int
     gradient_chunks: int
     gradient_warps: int
     gradient_stages: int
@@ -38,17 +42,17 @@ class Launch:
 
 
 LAUNCH = {
-    16: Launch(16, 1, 2, None, 16, 1, 2, None, 4, 1, 2, None),
-    32: Launch(32, 1, 2, None, 32, 1, 2, None, 4, 1, 2, None),
-    64: Launch(64, 4, 2, 128, 64, 4, 3, 128, 4, 4, 2, 168),
-    128: Launch(64, 4, 2, None, 64, 4, 2, None, 4, 4, 2, None),
+    16: Launch(32, None, 16, 1, 2, None, 16, 1, 2, None, 16, 4, 1, 2, None),
+    32: Launch(32, None, 32, 1, 2, None, 32, 1, 2, None, 32, 4, 1, 2, None),
+    64: Launch(64, 168, 64, 4, 2, None, 64, 4, 2, 168, 64, 1, 4, 1, 168),
+    128: Launch(64, None, 64, 4, 2, None, 64, 4, 2, None, 64, 1, 4, 1, None),
 }
 """By the larger of key and value width, rounded up to a power of two. Fixed: nothing is tuned at run time."""
 
 
 def supports(query: Tensor, key: Tensor, value: Tensor) -> bool:
     """Whether the kernels take these widths, steps and types on this device; wider tiles spill before Hopper."""
-    architecture = torch.cuda.get_device_properties(query.device).major
+    architecture = _architecture(query)
     widest = 128 if architecture >= 9 else 64
     if query.dtype == torch.float32:
         widest = 128 if architecture >= 9 else 32
@@ -79,38 +83,37 @@ def delta_rule_triton(
 @torch.library.custom_op("tsseq::delta_rule", mutates_args=())
 def _forward(
     q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor | None, initial: Tensor | None, save: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     q, k, v, beta = token_rows(q), token_rows(k), token_rows(v), token_rows(beta)
     log_decay = None if log_decay is None else token_rows(log_decay)
     initial = None if initial is None else initial.contiguous()
-    output, final, w, u, states = _allocate(q, k, v, save)
+    output, final, w, u, states, cumulated = _allocate(q, k, v, log_decay, save)
     shape = _shape(q, k, v)
-    launch = LAUNCH[max(shape["BK"], shape["BV"])]
+    launch = _launch(k, v)
     batch, time, head, _ = q.shape
     flags = {"HAS_DECAY": log_decay is not None, "PRECISION": _precision(q)}
     solve_shape = {name: x for name, x in shape.items() if name not in ("V", "BV")}
     solve_kernel[(batch * head * w.shape[2],)](
-        k, beta, q if log_decay is None else log_decay, w, time, K_STRIDE=k.stride(1),
+        k, beta, q if log_decay is None else log_decay, w, cumulated, time, K_STRIDE=k.stride(1),
         B_STRIDE=beta.stride(1), G_STRIDE=_stride(log_decay), **solve_shape, **flags,
-        SMALLEST=_smallest_beta(q), num_warps=1,
+        SMALLEST=_smallest_beta(q), num_warps=1, maxnreg=_registers(q, launch.solve_registers, w[..., 0, 0].numel()),
     )  # fmt: skip
     shape["BV"] = min(shape["BV"], launch.forward_values)
     slices = -(-v.shape[-1] // shape["BV"])
     forward_kernel[(batch * head * slices,)](
-        q, k, v, q if log_decay is None else log_decay, w, q if initial is None else initial, output, final,
-        u, states, time, Q_STRIDE=q.stride(1), K_STRIDE=k.stride(1), V_STRIDE=v.stride(1),
-        G_STRIDE=_stride(log_decay), **shape, **flags, HAS_INITIAL=initial is not None, SAVE=save,
-        SPLIT=SPLIT, STAGES=launch.forward_stages, num_warps=launch.forward_warps,
-        maxnreg=_registers(q, launch.forward_registers, batch * head * slices),
+        q, k, v, cumulated, w, q if initial is None else initial, output, final, u, states, time,
+        Q_STRIDE=q.stride(1), K_STRIDE=k.stride(1), V_STRIDE=v.stride(1), **shape, **flags,
+        HAS_INITIAL=initial is not None, SAVE=save, SPLIT=SPLIT, STAGES=launch.forward_stages,
+        num_warps=launch.forward_warps, maxnreg=_registers(q, launch.forward_registers, batch * head * slices),
     )  # fmt: skip
-    return output, final, w, u, states
+    return output, final, w, u, states, cumulated
 
 
 @_forward.register_fake
 def _forward_fake(
     q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor | None, initial: Tensor | None, save: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return _allocate(q, k, v, save)
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return _allocate(q, k, v, log_decay, save)
 
 
 @torch.library.custom_op("tsseq::delta_rule_backward", mutates_args=())
@@ -124,37 +127,42 @@ def _backward(
     w: Tensor,
     u: Tensor,
     states: Tensor,
+    cumulated: Tensor,
     has_initial: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     q, k, beta, grad_output = token_rows(q), token_rows(k), token_rows(beta), token_rows(grad_output)
-    log_decay = None if log_decay is None else token_rows(log_decay)
     grad_final = None if grad_final is None else grad_final.contiguous()
     gradients = _allocate_gradients(q, k, beta, log_decay, u, has_initial)
     dq, dk, dv, dbeta, dlog_decay, dinitial = gradients
     grad_states = torch.empty_like(states)
     shape = _shape(q, k, u)
-    launch = LAUNCH[max(shape["BK"], shape["BV"])]
+    launch = _launch(k, u)
     batch, time, head, _ = q.shape
-    strides = {"Q_STRIDE": q.stride(1), "K_STRIDE": k.stride(1), "G_STRIDE": _stride(log_decay)}
     flags: dict[str, Any] = {
-        "O_STRIDE": grad_output.stride(1), "HAS_DECAY": log_decay is not None, "HAS_INITIAL": has_initial,
-        "SPLIT": SPLIT, "PRECISION": _precision(q), **strides,
+        "Q_STRIDE": q.stride(1), "K_STRIDE": k.stride(1), "O_STRIDE": grad_output.stride(1),
+        "HAS_DECAY": log_decay is not None, "HAS_INITIAL": has_initial, "SPLIT": SPLIT, "PRECISION": _precision(q),
     }  # fmt: skip
-    decay = q if log_decay is None else log_decay
     values = min(shape["BV"], launch.adjoint_values)
     programs = batch * head * -(-u.shape[-1] // values)
     adjoint_kernel[(programs,)](
-        q, k, decay, w, grad_output, q if grad_final is None else grad_final, dv, grad_states, dinitial, time,
+        q, k, cumulated, w, grad_output, q if grad_final is None else grad_final, dv, grad_states, dinitial, time,
         HAS_GRAD_FINAL=grad_final is not None, STAGES=launch.adjoint_stages, num_warps=launch.adjoint_warps,
         maxnreg=_registers(q, launch.adjoint_registers, programs), **flags, **(shape | {"BV": values}),
     )  # fmt: skip
-    programs = batch * head * -(-w.shape[2] // launch.gradient_chunks)
+    shape["BK"] = min(shape["BK"], launch.gradient_keys)
+    slices = -(-q.shape[-1] // shape["BK"])
+    programs = batch * head * -(-w.shape[2] // launch.gradient_chunks) * slices
+    in_slices = dlog_decay
+    if log_decay is not None and slices > 1:
+        in_slices = q.new_empty(batch, time, slices, head, dtype=torch.float32)
     gradient_kernel[(programs,)](
-        q, k, beta, decay, u, states, grad_output, dv, grad_states, dq, dk, dbeta, dlog_decay, time,
+        q, k, beta, cumulated, u, states, grad_output, dv, grad_states, dq, dk, dbeta, in_slices, time,
         B_STRIDE=beta.stride(1), SMALLEST=_smallest_beta(q), num_warps=launch.gradient_warps,
         maxnreg=_registers(q, launch.gradient_registers, programs),
         CHUNKS=launch.gradient_chunks, STAGES=launch.gradient_stages, **flags, **shape,
     )  # fmt: skip
+    if in_slices is not dlog_decay:
+        dlog_decay.copy_(in_slices.sum(2))
     return gradients
 
 
@@ -169,6 +177,7 @@ def _backward_fake(
     w: Tensor,
     u: Tensor,
     states: Tensor,
+    cumulated: Tensor,
     has_initial: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     return _allocate_gradients(q, k, beta, log_decay, u, has_initial)
@@ -183,12 +192,12 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 
 def _differentiate(ctx: Any, grad_output: Tensor | None, grad_final: Tensor | None, *_: None) -> tuple[Any, ...]:
-    q, k, beta, log_decay, w, u, states = ctx.saved_tensors
+    q, k, beta, log_decay, w, u, states, cumulated = ctx.saved_tensors
     if grad_output is None:
         grad_output = u.new_zeros(*q.shape[:-1], u.shape[-1])
     has_initial = ctx.initial_dtype is not None
     dq, dk, dv, dbeta, dlog_decay, dinitial = _backward(
-        grad_output, grad_final, q, k, beta, log_decay, w, u, states, has_initial
+        grad_output, grad_final, q, k, beta, log_decay, w, u, states, cumulated, has_initial
     )
     return (
         dq,
@@ -204,11 +213,16 @@ def _differentiate(ctx: Any, grad_output: Tensor | None, grad_final: Tensor | No
 _forward.register_autograd(_differentiate, setup_context=_setup_context)
 
 
-def _allocate(q: Tensor, k: Tensor, v: Tensor, save: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Output, final state, and what the backward pass reads: W, U and the state each chunk starts from."""
+def _allocate(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, save: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Output, final state, and what the backward pass reads.
+
+    That is W, U, the state each chunk starts from, and the logarithm (base 2) of a chunk's decay up to each token.
+    """
     batch, time, head, key_width = q.shape
     value_width = v.shape[-1]
-    tokens, padded = _chunk(k)
+    tokens, padded = _chunk(k, v)
     chunks = (time + tokens - 1) // tokens
     rows = tokens * padded
     return (
@@ -217,6 +231,7 @@ def _allocate(q: Tensor, k: Tensor, v: Tensor, save: bool) -> tuple[Tensor, Tens
         q.new_empty(batch, head, chunks, rows, rows, dtype=_solve_dtype(q)),
         q.new_empty(v.shape if save else (0,)),
         q.new_empty((batch, head, chunks, value_width, key_width) if save else (0,)),
+        q.new_empty((0,) if log_decay is None else (batch, head, chunks, tokens), dtype=torch.float32),
     )
 
 
@@ -234,22 +249,40 @@ def _allocate_gradients(
     )
 
 
-def _chunk(k: Tensor) -> tuple[int, int]:
+def _launch(k: Tensor, v: Tensor) -> Launch:
+    launch = LAUNCH[max(_block(k.shape[-1]), _block(v.shape[-1]))]
+    if k.dtype == torch.float32:  # its tiles fill registers: narrower ones, from shared memory
+        launch = replace(
+            launch, gradient_keys=min(launch.gradient_keys, 32), gradient_chunks=4, gradient_stages=2, chunk_rows=16
+        )
+    return launch if _architecture(k) >= 9 else replace(launch, chunk_rows=min(launch.chunk_rows, 32))
+
+
+def _architecture(x: Tensor) -> int:
+    """Major version; chunks of 64 rows pay with the warp group products that Hopper has, and spill without."""
+    return torch.cuda.get_device_properties(x.device).major if x.is_cuda else 9
+
+
+def _block(width: int) -> int:
+    return max(16, 1 << (width - 1).bit_length())
+
+
+def _chunk(k: Tensor, v: Tensor) -> tuple[int, int]:
     """Tokens per chunk, and steps per token rounded up to a power of two."""
     padded = 1 << (k.shape[2] - 1).bit_length()
-    return (16 if k.dtype == torch.float32 else CHUNK_ROWS) // padded, padded
+    return _launch(k, v).chunk_rows // padded, padded
 
 
 def _shape(q: Tensor, k: Tensor, v: Tensor) -> dict[str, int]:
-    tokens, padded = _chunk(k)
+    tokens, padded = _chunk(k, v)
     key_width, value_width = q.shape[-1], v.shape[-1]
     return {
         "H": q.shape[2],
         "N": k.shape[2],
         "K": key_width,
         "V": value_width,
-        "BK": max(16, 1 << (key_width - 1).bit_length()),
-        "BV": max(16, 1 << (value_width - 1).bit_length()),
+        "BK": _block(key_width),
+        "BV": _block(value_width),
         "TOKENS": tokens,
         "STEPS_PADDED": padded,
     }

@@ -21,51 +21,30 @@ and then for all chunks in parallel
     dbeta = sum(Y * U) / beta^2                                      `gradient_kernel`
 
 The gradient of the cumulated log decay is Q * dQ + K * dK of the terms that grow with it - K * dK of those that
-shrink, summed over a row. Products are computed transposed ([value, row]) so that a result is the next product's
-left operand without leaving its registers, and never is a product's result transposed into an operand: Triton
-3.4 to 3.7.0 miscompiles that on Hopper.
+shrink, summed over a row. Products are oriented (transposed, [value, row], in the first three kernels) so that a
+result is the next product's left operand without leaving its registers, and never is a product's result transposed
+into an operand: Triton 3.4 to 3.7.0 miscompiles that on Hopper.
 """
 
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def rounded_to_tf32(x):
-    return ((x.to(tl.int32, bitcast=True) + 4096) & -8192).to(tl.float32, bitcast=True)
+from tsseq.kernels.tensor_cores import add_product, product, rounded_to_tf32
 
 
 @triton.jit
-def product(a, b, PRECISION: tl.constexpr):
-    """`a` times `b`; with PRECISION "tf32x3" of float32 ones, as three products of their halves.
-
-    Tensor cores cut off the bits that tf32 has no room for. Halves are split by rounding: those that Triton splits
-    by cutting leave out remainders of one sign, which add up over a long memory.
-    """
-    if PRECISION == "tf32x3":
-        a_high = rounded_to_tf32(a)
-        b_high = rounded_to_tf32(b)
-        rest = tl.dot(a - a_high, b_high, input_precision="tf32") + tl.dot(a_high, b - b_high, input_precision="tf32")
-        return rest + tl.dot(a_high, b_high, input_precision="tf32")
-    else:
-        return tl.dot(a, b, input_precision=PRECISION)
-
-
-@triton.jit
-def add_product(total, a, b, PRECISION: tl.constexpr):
-    if PRECISION == "tf32x3":
-        return total + product(a, b, PRECISION)
-    else:
-        return tl.dot(a, b, total, input_precision=PRECISION)
+def split(a):
+    """float32 `a` as a sum of two bfloat16 matrices; cutting the first off takes fewer instructions than rounding."""
+    high = (a.to(tl.int32, bitcast=True) & -65536).to(tl.float32, bitcast=True)
+    return high.to(tl.bfloat16), (a - high).to(tl.bfloat16)
 
 
 @triton.jit
 def product_with_solve(a, w, PRECISION: tl.constexpr):
     """`a` times the stored W; for bfloat16 `a` W is float16, and enters as the sum of two bfloat16 matrices."""
     if a.dtype == tl.bfloat16:
-        high = w.to(tl.bfloat16)
-        low = (w.to(tl.float32) - high.to(tl.float32)).to(tl.bfloat16)
-        return product(a, high, PRECISION) + product(a, low, PRECISION)
+        high, low = split(w.to(tl.float32))
+        return add_product(product(a, low, PRECISION), a, high, PRECISION)
     else:
         return product(a, w, PRECISION)
 
@@ -73,30 +52,33 @@ def product_with_solve(a, w, PRECISION: tl.constexpr):
 @triton.jit
 def float_product_with_solve(a, w, dtype: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr):
     """float32 `a` times the stored W; for nearly equal keys W magnifies what rounding `a` to bfloat16 leaves out."""
-    result = product_with_solve(a.to(dtype), w, PRECISION)
     if SPLIT and dtype == tl.bfloat16:
-        result += product((a - a.to(dtype).to(tl.float32)).to(dtype), w.to(dtype), PRECISION)
-    return result
+        high, low = split(a)
+        w_high, w_low = split(w.to(tl.float32))
+        total = add_product(product(low, w_high, PRECISION), high, w_low, PRECISION)
+        return add_product(total, high, w_high, PRECISION)
+    else:
+        return product_with_solve(a.to(dtype), w, PRECISION)
 
 
 @triton.jit
 def add_float_left_product(total, a, b, SPLIT: tl.constexpr, PRECISION: tl.constexpr):
     """`total` plus float32 `a` times `b`; for bfloat16 `b` the left matrix is the sum of two bfloat16 ones."""
-    high = a.to(b.dtype)
-    total = add_product(total, high, b, PRECISION)
     if SPLIT and b.dtype == tl.bfloat16:
-        total = add_product(total, (a - high.to(tl.float32)).to(b.dtype), b, PRECISION)
-    return total
+        high, low = split(a)
+        return add_product(add_product(total, high, b, PRECISION), low, b, PRECISION)
+    else:
+        return add_product(total, a.to(b.dtype), b, PRECISION)
 
 
 @triton.jit
 def add_float_right_product(total, a, b, SPLIT: tl.constexpr, PRECISION: tl.constexpr):
     """`total` plus `a` times float32 `b`, likewise."""
-    high = b.to(a.dtype)
-    total = add_product(total, a, high, PRECISION)
     if SPLIT and a.dtype == tl.bfloat16:
-        total = add_product(total, a, (b - high.to(tl.float32)).to(a.dtype), PRECISION)
-    return total
+        high, low = split(b)
+        return add_product(add_product(total, a, high, PRECISION), a, low, PRECISION)
+    else:
+        return add_product(total, a, b.to(a.dtype), PRECISION)
 
 
 @triton.jit
@@ -118,6 +100,15 @@ def invert_unit_lower(a, EXACT: tl.constexpr):
         below = tl.where((i >> level + 1 == j >> level + 1) & (i >> level != j >> level), a, 0.0)
         x -= float_product(x, float_product(below, x, EXACT), EXACT)
     return x
+
+
+@triton.jit
+def round_pairs(x, dtype: tl.constexpr):
+    """`x` rounded, what a column loses being given to the next of its pair: for equal keys such errors cancel."""
+    even, odd = tl.split(tl.reshape(x, [x.shape[0], x.shape[1] // 2, 2]))
+    rounded = even.to(dtype)
+    odd += even - rounded.to(tl.float32)
+    return tl.reshape(tl.join(rounded, odd.to(dtype)), x.shape)
 
 
 @triton.jit
@@ -149,21 +140,66 @@ def hidden_zero(position):
 
 
 @triton.jit
-def tile_mask(rows, columns, WIDTH: tl.constexpr):
-    """Of a tile in memory; columns that are all there need no comparison."""
-    if columns.shape[0] == WIDTH:
+def tile_mask(rows, columns, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    """Of a tile in memory; blocks of columns that are all there need no comparison."""
+    if WIDTH % BLOCK == 0:
         return rows[:, None]
     else:
         return rows[:, None] & (columns < WIDTH)[None, :]
 
 
+@triton.jit
+def load_block(
+    k, beta, log_decay, cumulated, before, left, BLOCK: tl.constexpr, K_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr,
+    G_STRIDE: tl.constexpr, H: tl.constexpr, N: tl.constexpr, K: tl.constexpr, BK: tl.constexpr,
+    STEPS_PADDED: tl.constexpr, HAS_DECAY: tl.constexpr, SMALLEST: tl.constexpr,
+):  # fmt: skip
+    """Keys, beta and cumulated decay (`before` at the block's start) of 16 rows of a chunk, and its decay in all."""
+    i = tl.arange(0, 16)
+    column = tl.arange(0, BK)
+    token = (BLOCK * 16 + i) // STEPS_PADDED
+    step = i % STEPS_PADDED
+    live = (token < left) & (step < N)
+    row = token * K_STRIDE + step * (H * K)
+    keys = tl.load(k + row[:, None] + column[None, :], live[:, None] & (column < K)[None, :], 0.0)
+    b = safe_beta(tl.load(beta + token * B_STRIDE + step * H, live, 0.0).to(tl.float32), SMALLEST)
+    g = tl.zeros([16], tl.float32)
+    if HAS_DECAY:
+        decay = load_decay(log_decay + token * G_STRIDE, live & (step == 0))
+        g = before + tl.cumsum(decay, 0)
+        before += tl.sum(decay, 0)
+        tl.store(cumulated + token, g, step == 0)
+    return keys, b, g, before
+
+
+@triton.jit
+def interaction(later, b, g_later, earlier, g_earlier, mask, HAS_DECAY: tl.constexpr, PRECISION: tl.constexpr):
+    """diag(beta) Gamma * K K^T of a block's rows with those of an earlier one, or with its own where `mask`."""
+    a = product(later, tl.trans(earlier), PRECISION) * b[:, None]
+    return a * causal_decay(g_later[:, None], g_earlier[None, :], mask, HAS_DECAY)
+
+
+@triton.jit
+def store_block(w, x, b, ROW: tl.constexpr, COLUMN: tl.constexpr, R: tl.constexpr):
+    """X diag(beta) as a 16 x 16 block of W, and zeros as the block across the diagonal."""
+    i = tl.arange(0, 16)
+    to = w + ROW * 16 * R + COLUMN * 16 + i[:, None] * R + i[None, :]
+    tl.store(to, (x * b[None, :]).to(w.dtype.element_ty))
+    if ROW != COLUMN:
+        to = w + COLUMN * 16 * R + ROW * 16 + i[:, None] * R + i[None, :]
+        tl.store(to, tl.zeros([16, 16], w.dtype.element_ty))
+
+
 @triton.jit(do_not_specialize=["T"])
 def solve_kernel(
-    k, beta, log_decay, w, T, K_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr, G_STRIDE: tl.constexpr,
+    k, beta, log_decay, w, cumulated, T, K_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr, G_STRIDE: tl.constexpr,
     H: tl.constexpr, N: tl.constexpr, K: tl.constexpr, BK: tl.constexpr, TOKENS: tl.constexpr,
     STEPS_PADDED: tl.constexpr, HAS_DECAY: tl.constexpr, SMALLEST: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """W of one chunk and head: 16 x 16 blocks, two of them joined where a chunk has 32 rows."""
+    """W and the cumulated log decay of one chunk and head.
+
+    W is made of 16 x 16 blocks; where a chunk has 32 rows or 64, inverses of two halves are joined.
+    """
     EXACT: tl.constexpr = k.dtype.element_ty == tl.float32
     R: tl.constexpr = TOKENS * STEPS_PADDED
     pid = tl.program_id(0).to(tl.int64)
@@ -174,53 +210,68 @@ def solve_kernel(
     left = T - c * TOKENS
     first = b * T + c * TOKENS
     i = tl.arange(0, 16)
-    column = tl.arange(0, BK)
     below = i[:, None] > i[None, :]
-    w += ((b * H + h) * chunks + c) * (R * R) + i[:, None] * R + i[None, :]
+    every = (i >= 0)[:, None]
+    w += ((b * H + h) * chunks + c) * (R * R)
+    cumulated += ((b * H + h) * chunks + c) * TOKENS
     k += first * K_STRIDE + h * K
     beta += first * B_STRIDE + h
     log_decay += first * G_STRIDE + h
 
-    token = i // STEPS_PADDED
-    step = i % STEPS_PADDED
-    live = (token < left) & (step < N)
-    row = token * K_STRIDE + step * (H * K)
-    k1 = tl.load(k + row[:, None] + column[None, :], live[:, None] & (column < K)[None, :], 0.0)
-    b1 = safe_beta(tl.load(beta + token * B_STRIDE + step * H, live, 0.0).to(tl.float32), SMALLEST)
-    g1 = tl.zeros([16], tl.float32)
-    if HAS_DECAY:
-        g1 = tl.cumsum(load_decay(log_decay + token * G_STRIDE, live & (step == 0)), 0)
-    a = product(k1, tl.trans(k1), PRECISION) * causal_decay(g1[:, None], g1[None, :], below, HAS_DECAY)
-    x1 = invert_unit_lower(b1[:, None] * a, EXACT)
-    tl.store(w, (x1 * b1[None, :]).to(w.dtype.element_ty))
+    k1, b1, g1, g_end = load_block(
+        k, beta, log_decay, cumulated, 0.0, left, 0, K_STRIDE, B_STRIDE, G_STRIDE, H, N, K, BK, STEPS_PADDED,
+        HAS_DECAY, SMALLEST,
+    )  # fmt: skip
+    x1 = invert_unit_lower(interaction(k1, b1, g1, k1, g1, below, HAS_DECAY, PRECISION), EXACT)
+    store_block(w, x1, b1, 0, 0, R)
+    if R >= 32:
+        k2, b2, g2, g_end = load_block(
+            k, beta, log_decay, cumulated, g_end, left, 1, K_STRIDE, B_STRIDE, G_STRIDE, H, N, K, BK, STEPS_PADDED,
+            HAS_DECAY, SMALLEST,
+        )  # fmt: skip
+        x2 = invert_unit_lower(interaction(k2, b2, g2, k2, g2, below, HAS_DECAY, PRECISION), EXACT)
+        a21 = interaction(k2, b2, g2, k1, g1, every, HAS_DECAY, PRECISION)
+        x21 = -float_product(x2, float_product(a21, x1, True), True)
+        store_block(w, x21, b1, 1, 0, R)
+        store_block(w, x2, b2, 1, 1, R)
+    if R == 64:
+        k3, b3, g3, g_end = load_block(
+            k, beta, log_decay, cumulated, g_end, left, 2, K_STRIDE, B_STRIDE, G_STRIDE, H, N, K, BK, STEPS_PADDED,
+            HAS_DECAY, SMALLEST,
+        )  # fmt: skip
+        k4, b4, g4, g_end = load_block(
+            k, beta, log_decay, cumulated, g_end, left, 3, K_STRIDE, B_STRIDE, G_STRIDE, H, N, K, BK, STEPS_PADDED,
+            HAS_DECAY, SMALLEST,
+        )  # fmt: skip
+        x3 = invert_unit_lower(interaction(k3, b3, g3, k3, g3, below, HAS_DECAY, PRECISION), EXACT)
+        x4 = invert_unit_lower(interaction(k4, b4, g4, k4, g4, below, HAS_DECAY, PRECISION), EXACT)
+        a43 = interaction(k4, b4, g4, k3, g3, every, HAS_DECAY, PRECISION)
+        x43 = -float_product(x4, float_product(a43, x3, True), True)
+        store_block(w, x3, b3, 2, 2, R)
+        store_block(w, x43, b3, 3, 2, R)
+        store_block(w, x4, b4, 3, 3, R)
 
-    if R == 32:
-        token += 16 // STEPS_PADDED
-        live = (token < left) & (step < N)
-        row = token * K_STRIDE + step * (H * K)
-        k2 = tl.load(k + row[:, None] + column[None, :], live[:, None] & (column < K)[None, :], 0.0)
-        b2 = safe_beta(tl.load(beta + token * B_STRIDE + step * H, live, 0.0).to(tl.float32), SMALLEST)
-        g2 = tl.zeros([16], tl.float32)
-        if HAS_DECAY:
-            decay = load_decay(log_decay + token * G_STRIDE, live & (step == 0))
-            g2 = tl.cumsum(decay, 0) + tl.sum(tl.where(i == 15, g1, 0.0), 0)
-        a = product(k2, tl.trans(k2), PRECISION) * causal_decay(g2[:, None], g2[None, :], below, HAS_DECAY)
-        x2 = invert_unit_lower(b2[:, None] * a, EXACT)
-        a = product(k2, tl.trans(k1), PRECISION) * b2[:, None]
-        a *= causal_decay(g2[:, None], g1[None, :], (i >= 0)[:, None], HAS_DECAY)
-        x21 = -float_product(x2, float_product(a, x1, True), True)
-        tl.store(w + 16, tl.zeros([16, 16], w.dtype.element_ty))
-        tl.store(w + 16 * R, (x21 * b1[None, :]).to(w.dtype.element_ty))
-        tl.store(w + 16 * R + 16, (x2 * b2[None, :]).to(w.dtype.element_ty))
+        a31 = interaction(k3, b3, g3, k1, g1, every, HAS_DECAY, PRECISION)
+        a32 = interaction(k3, b3, g3, k2, g2, every, HAS_DECAY, PRECISION)
+        a41 = interaction(k4, b4, g4, k1, g1, every, HAS_DECAY, PRECISION)
+        a42 = interaction(k4, b4, g4, k2, g2, every, HAS_DECAY, PRECISION)
+        upper = float_product(a31, x1, True) + float_product(a32, x21, True)
+        lower = float_product(a41, x1, True) + float_product(a42, x21, True)
+        store_block(w, -float_product(x3, upper, True), b1, 2, 0, R)
+        store_block(w, -(float_product(x43, upper, True) + float_product(x4, lower, True)), b1, 3, 0, R)
+        upper = float_product(a32, x2, True)
+        lower = float_product(a42, x2, True)
+        store_block(w, -float_product(x3, upper, True), b2, 2, 1, R)
+        store_block(w, -(float_product(x43, upper, True) + float_product(x4, lower, True)), b2, 3, 1, R)
 
 
 @triton.jit(do_not_specialize=["T"])
 def forward_kernel(
-    q, k, v, log_decay, w, initial_state, output, final_state, u, states, T, Q_STRIDE: tl.constexpr,
-    K_STRIDE: tl.constexpr, V_STRIDE: tl.constexpr, G_STRIDE: tl.constexpr, H: tl.constexpr, N: tl.constexpr,
-    K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, TOKENS: tl.constexpr,
-    STEPS_PADDED: tl.constexpr, HAS_DECAY: tl.constexpr, HAS_INITIAL: tl.constexpr, SAVE: tl.constexpr,
-    SPLIT: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
+    q, k, v, cumulated, w, initial_state, output, final_state, u, states, T, Q_STRIDE: tl.constexpr,
+    K_STRIDE: tl.constexpr, V_STRIDE: tl.constexpr, H: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
+    V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, TOKENS: tl.constexpr, STEPS_PADDED: tl.constexpr,
+    HAS_DECAY: tl.constexpr, HAS_INITIAL: tl.constexpr, SAVE: tl.constexpr, SPLIT: tl.constexpr,
+    PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Output and final state of one head and slice of value columns; U and entry states too where they are saved."""
     R: tl.constexpr = TOKENS * STEPS_PADDED
@@ -245,6 +296,8 @@ def forward_kernel(
         state = tl.load(entry, square, 0.0).to(tl.float32)
     else:
         state = tl.zeros([BV, BK], tl.float32)
+    # Rounded at the end of an iteration: a product in flight over its end would make all of them wait one by one.
+    operand = state.to(dtype)
 
     for c in tl.range(0, chunks, num_stages=STAGES):
         first = b * T + c * TOKENS
@@ -260,12 +313,13 @@ def forward_kernel(
         g = tl.zeros([R], tl.float32)
         g_q = tl.zeros([Q], tl.float32)
         if HAS_DECAY:
-            at = log_decay + first * G_STRIDE + h
-            g = tl.cumsum(load_decay(at + token * G_STRIDE, live & (step == 0)), 0)
-            decay_q = load_decay(at + query * G_STRIDE, live_q)
-            g_q = tl.cumsum(decay_q, 0)
-            g_end = tl.sum(decay_q, 0)
+            at = cumulated + (head * chunks + c) * TOKENS
+            g_end = tl.load(at + (TOKENS - 1))
+            g = tl.load(at + (token + zero))
+            g_q = tl.load(at + query, cq < TOKENS, 0.0)
 
+        row_v = (token + zero) * V_STRIDE + step * (H * V)
+        v_c = tl.load(v + (first * V_STRIDE + h * V) + (row_v[:, None] + vv[None, :]), rows_v, 0.0)
         row_k = (token + zero) * K_STRIDE + step * (H * K)
         k_c = tl.load(k + (first * K_STRIDE + h * K) + (row_k[:, None] + kk[None, :]), rows_k, 0.0)
         at_q = q + (first * Q_STRIDE + h * K) + (query[:, None] * Q_STRIDE + kk[None, :])
@@ -273,7 +327,6 @@ def forward_kernel(
         causal = token[:, None] <= cq[None, :]
         p = product(k_c, tl.trans(q_c), PRECISION) * causal_decay(g_q[None, :], g[:, None], causal, HAS_DECAY)
 
-        operand = state.to(dtype)
         if SAVE:
             at_s = states + (head * chunks + c) * (V * K) + ((vv + zero)[:, None] * K + kk[None, :])
             if HAS_INITIAL:
@@ -283,14 +336,12 @@ def forward_kernel(
         x = product(operand, tl.trans(k_c), PRECISION)
         if HAS_DECAY:
             x *= tl.exp2(g)[None, :]
-        row_v = (token + zero) * V_STRIDE + step * (H * V)
-        v_c = tl.load(v + (first * V_STRIDE + h * V) + (row_v[:, None] + vv[None, :]), rows_v, 0.0)
         x = tl.trans(v_c).to(tl.float32) - x
         w_c = tl.load(w + (head * chunks + c) * (R * R) + ((r + zero)[:, None] * R + r[None, :]))
         update = product_with_solve(x.to(dtype), tl.trans(w_c), PRECISION)
         if SAVE:
             at_u = u + (first * N * H + h) * V + (row[None, :] * (H * V) + vv[:, None])
-            tl.store(at_u, update.to(dtype), live[None, :] & (vv < V)[:, None])
+            tl.store(at_u, round_pairs(update, dtype), live[None, :] & (vv < V)[:, None])
 
         o = product(operand, tl.trans(q_c), PRECISION)
         if HAS_DECAY:
@@ -303,5 +354,6 @@ def forward_kernel(
             state *= tl.exp2(g_end)
             update *= tl.exp2(g_end - g)[None, :]
         state = add_float_left_product(state, update, k_c, SPLIT, PRECISION)
+        operand = state.to(dtype)
     at = final_state + head * (K * V) + (kk[None, :] * V + vv[:, None])
     tl.store(at, state, square)

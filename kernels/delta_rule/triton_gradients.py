@@ -9,17 +9,16 @@ from tsseq.kernels.delta_rule.triton import (
     causal_decay,
     float_product_with_solve,
     hidden_zero,
-    load_decay,
-    product,
     safe_beta,
     tile_mask,
 )
+from tsseq.kernels.tensor_cores import product
 
 
 @triton.jit(do_not_specialize=["T"])
 def adjoint_kernel(
-    q, k, log_decay, w, grad_output, grad_final, grad_v, grad_states, grad_initial, T,
-    Q_STRIDE: tl.constexpr, K_STRIDE: tl.constexpr, G_STRIDE: tl.constexpr, O_STRIDE: tl.constexpr, H: tl.constexpr,
+    q, k, cumulated, w, grad_output, grad_final, grad_v, grad_states, grad_initial, T,
+    Q_STRIDE: tl.constexpr, K_STRIDE: tl.constexpr, O_STRIDE: tl.constexpr, H: tl.constexpr,
     N: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, TOKENS: tl.constexpr,
     STEPS_PADDED: tl.constexpr, HAS_DECAY: tl.constexpr, HAS_INITIAL: tl.constexpr, HAS_GRAD_FINAL: tl.constexpr,
     SPLIT: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
@@ -47,6 +46,7 @@ def adjoint_kernel(
         ds = tl.load(entry, square, 0.0).to(tl.float32)
     else:
         ds = tl.zeros([BV, BK], tl.float32)
+    operand = ds.to(dtype)  # at the end of an iteration, as in `forward_kernel`
 
     for reverse in tl.range(0, chunks, num_stages=STAGES):
         c = chunks - 1 - reverse
@@ -60,11 +60,10 @@ def adjoint_kernel(
         g = tl.zeros([R], tl.float32)
         g_q = tl.zeros([Q], tl.float32)
         if HAS_DECAY:
-            at = log_decay + first * G_STRIDE + h
-            g = tl.cumsum(load_decay(at + token * G_STRIDE, live & (step == 0)), 0)
-            decay_q = load_decay(at + query * G_STRIDE, live_q)
-            g_q = tl.cumsum(decay_q, 0)
-            g_end = tl.sum(decay_q, 0)
+            at = cumulated + (head * chunks + c) * TOKENS
+            g_end = tl.load(at + (TOKENS - 1))
+            g = tl.load(at + (token + zero))
+            g_q = tl.load(at + query, cq < TOKENS, 0.0)
 
         row_k = (token + zero) * K_STRIDE + step * (H * K)
         at_k = k + (first * K_STRIDE + h * K) + (row_k[:, None] + kk[None, :])
@@ -76,7 +75,6 @@ def adjoint_kernel(
 
         at_o = grad_output + (first * O_STRIDE + h * V) + (query[:, None] * O_STRIDE + vv[None, :])
         do = tl.load(at_o, live_q[:, None] & (vv < V)[None, :], 0.0)
-        operand = ds.to(dtype)
         at_s = grad_states + (head * chunks + c) * (V * K) + ((vv + zero)[:, None] * K + kk[None, :])
         tl.store(at_s, operand, square)
         du = product(operand, tl.trans(k_c), PRECISION)
@@ -96,23 +94,29 @@ def adjoint_kernel(
             ds *= tl.exp2(g_end)
         ds += product(do_t, q_c, PRECISION)
         ds += product(y.to(dtype), k_c, PRECISION)
+        operand = ds.to(dtype)
     if HAS_INITIAL:
         tl.store(grad_initial + head * (K * V) + (kk[None, :] * V + vv[:, None]), ds, square)
 
 
 @triton.jit(do_not_specialize=["T"])
 def gradient_kernel(
-    q, k, beta, log_decay, u, states, grad_output, grad_v, grad_states, grad_q, grad_k, grad_beta, grad_log_decay, T,
-    Q_STRIDE: tl.constexpr, K_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr, G_STRIDE: tl.constexpr,
-    O_STRIDE: tl.constexpr, H: tl.constexpr, N: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr,
-    BV: tl.constexpr, TOKENS: tl.constexpr, STEPS_PADDED: tl.constexpr, HAS_DECAY: tl.constexpr,
-    HAS_INITIAL: tl.constexpr, SMALLEST: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
-    CHUNKS: tl.constexpr, STAGES: tl.constexpr,
+    q, k, beta, cumulated, u, states, grad_output, grad_v, grad_states, grad_q, grad_k, grad_beta, grad_log_decay, T,
+    Q_STRIDE: tl.constexpr, K_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr, O_STRIDE: tl.constexpr, H: tl.constexpr,
+    N: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, TOKENS: tl.constexpr,
+    STEPS_PADDED: tl.constexpr, HAS_DECAY: tl.constexpr, HAS_INITIAL: tl.constexpr, SMALLEST: tl.constexpr,
+    SPLIT: tl.constexpr, PRECISION: tl.constexpr, CHUNKS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """All gradients but dV of CHUNKS chunks of a head, each by itself; a loop keeps the next one's loads in flight."""
+    """All gradients but dV of CHUNKS chunks of a head and slice of key columns, each chunk by itself.
+
+    A loop keeps the next chunk's loads in flight. Slices give the log decay's gradient in parts, to be summed.
+    """
     R: tl.constexpr = TOKENS * STEPS_PADDED
     Q: tl.constexpr = TOKENS if TOKENS > 16 else 16
+    slices: tl.constexpr = (K + BK - 1) // BK
     pid = tl.program_id(0).to(tl.int64)
+    slice_ = (pid % slices).to(tl.int32)
+    pid = pid // slices
     # Where its terms all but cancel, a decay's gradient takes more digits than float32 has.
     SUM: tl.constexpr = tl.float64 if q.dtype.element_ty == tl.float32 else tl.float32
     chunks = tl.cdiv(T, TOKENS)
@@ -127,7 +131,7 @@ def gradient_kernel(
     token = r // STEPS_PADDED
     step = r % STEPS_PADDED
     cq = tl.arange(0, Q)
-    kk = tl.arange(0, BK)
+    kk = slice_ * BK + tl.arange(0, BK)
     vv = tl.arange(0, BV)
     for c in tl.range(start, tl.minimum(start + CHUNKS, chunks), num_stages=STAGES):
         first = b * T + c * TOKENS
@@ -137,71 +141,77 @@ def gradient_kernel(
         left = T - c * TOKENS
         live = (token < left) & (step < N)
         live_q = (cq < left) & (cq < TOKENS)
-        rows_v = tile_mask(live, vv, V)
-        rows_k = tile_mask(live, kk, K)
+        rows_v = tile_mask(live, vv, V, BV)
+        rows_k = tile_mask(live, kk, K, BK)
         first_v = (first * N * H + h) * V
         g = tl.zeros([R], tl.float32)
         g_q = tl.zeros([Q], tl.float32)
         if HAS_DECAY:
-            at = log_decay + first * G_STRIDE + h
-            g = tl.cumsum(load_decay(at + token * G_STRIDE, live & (step == 0)), 0)
-            decay_q = load_decay(at + query * G_STRIDE, live_q)
-            g_q = tl.cumsum(decay_q, 0)
-            g_end = tl.sum(decay_q, 0)
+            at = cumulated + (head * chunks + c) * TOKENS
+            g_end = tl.load(at + (TOKENS - 1))
+            g = tl.load(at + (token + zero))
+            g_q = tl.load(at + query, cq < TOKENS, 0.0)
 
         row_k = (token + zero) * K_STRIDE + step * (H * K)
         k_c = tl.load(k + (first * K_STRIDE + h * K) + (row_k[:, None] + kk[None, :]), rows_k, 0.0)
         at_q = q + (first * Q_STRIDE + h * K) + (query[:, None] * Q_STRIDE + kk[None, :])
-        q_c = tl.load(at_q, tile_mask(live_q, kk, K), 0.0)
+        q_c = tl.load(at_q, tile_mask(live_q, kk, K, BK), 0.0)
         at_o = grad_output + (first * O_STRIDE + h * V) + (query[:, None] * O_STRIDE + vv[None, :])
-        do = tl.load(at_o, tile_mask(live_q, vv, V), 0.0)
+        do = tl.load(at_o, tile_mask(live_q, vv, V, BV), 0.0)
         at_v = row[:, None] * (H * V) + vv[None, :]
         u_c = tl.load(u + first_v + at_v, rows_v, 0.0)
         y = tl.load(grad_v + first_v + at_v, rows_v, 0.0)
         chunk_s = (head * chunks + c) * (V * K)
         at_s = (vv + zero)[:, None] * K + kk[None, :]
-        ds = tl.load(grad_states + chunk_s + at_s, tile_mask(vv < V, kk, K), 0.0)
+        ds = tl.load(grad_states + chunk_s + at_s, tile_mask(vv < V, kk, K, BK), 0.0)
         stored = vv < V if HAS_INITIAL else vv < tl.minimum(c, 1) * V
-        s_c = tl.load(states + chunk_s + at_s, tile_mask(stored, kk, K), 0.0)
+        s_c = tl.load(states + chunk_s + at_s, tile_mask(stored, kk, K, BK), 0.0)
         at_b = beta + first * B_STRIDE + h + ((token + zero) * B_STRIDE + step * H)
         b_c = safe_beta(tl.load(at_b, live, 0.0).to(tl.float32), SMALLEST)
 
+        # Each of F and M is had from two products, one for each side it is needed from: a left operand stays in
+        # registers, and sums over rows stay in a warp.
+        if HAS_DECAY:
+            at_end = tl.exp2(g_end) * tl.sum(ds.to(tl.float32) * s_c.to(tl.float32))
+        f = product(do, tl.trans(u_c), PRECISION)
+        f *= causal_decay(g_q[:, None], g[None, :], query[:, None] >= token[None, :], HAS_DECAY)
+        dq = product(do, s_c, PRECISION)
+        if HAS_DECAY:
+            dq *= tl.exp2(g_q)[:, None]
+        dq = add_float_left_product(dq, f, k_c, SPLIT, PRECISION)
+        at = grad_q + (first * H + h) * K + (query[:, None] * (H * K) + kk[None, :])
+        tl.store(at, dq.to(dtype), tile_mask(live_q, kk, K, BK))
+        dg_q = tl.sum(dq.to(SUM) * q_c, 1)
+
         f = product(u_c, tl.trans(do), PRECISION)
-        f *= causal_decay(g_q[None, :], g[:, None], token[:, None] <= cq[None, :], HAS_DECAY)
-        uy = product(u_c, tl.trans(y), PRECISION)
-        db = tl.sum(tl.where(r[:, None] == r[None, :], uy, 0.0), 0) / (b_c * b_c)
+        f *= causal_decay(g_q[None, :], g[:, None], token[:, None] <= query[None, :], HAS_DECAY)
+        shrinking = add_float_left_product(tl.zeros([R, BK], tl.float32), f, q_c, SPLIT, PRECISION)
+        m = -product(u_c, tl.trans(y), PRECISION)
+        db = tl.sum(tl.where(r[:, None] == r[None, :], -m, 0.0), 1) / (b_c * b_c)
         tl.store(grad_beta + first * (N * H) + h + row * H, db.to(grad_beta.dtype.element_ty), live)
-        m = -uy * causal_decay(g[None, :], g[:, None], r[None, :] > r[:, None], HAS_DECAY)
+        m *= causal_decay(g[None, :], g[:, None], r[None, :] > r[:, None], HAS_DECAY)
+        shrinking = add_float_left_product(shrinking, m, k_c, SPLIT, PRECISION)
 
-        dk = product(u_c, ds, PRECISION)
+        m = product(y, tl.trans(u_c), PRECISION)
+        m *= causal_decay(g[:, None], g[None, :], r[:, None] > r[None, :], HAS_DECAY)
+        growing = product(y, s_c, PRECISION)
         if HAS_DECAY:
-            dk *= tl.exp2(g_end - g)[:, None]
-            at_end = tl.sum(dk.to(SUM) * k_c) + tl.exp2(g_end) * tl.sum(ds.to(tl.float32) * s_c.to(tl.float32))
-        dk = add_float_left_product(dk, m, k_c, SPLIT, PRECISION)
-        dk = add_float_left_product(dk, f, q_c, SPLIT, PRECISION)
-
-        dq = product(tl.trans(s_c), tl.trans(do), PRECISION)
+            growing *= tl.exp2(g)[:, None]
+        growing = add_float_left_product(growing, m, k_c, SPLIT, PRECISION)
+        ending = product(u_c, ds, PRECISION)
         if HAS_DECAY:
-            dq *= tl.exp2(g_q)[None, :]
-        dq = add_float_right_product(dq, tl.trans(k_c), f, SPLIT, PRECISION)
-        at = grad_q + (first * H + h) * K + (query[None, :] * (H * K) + kk[:, None])
-        tl.store(at, dq.to(dtype), tl.trans(tile_mask(live_q, kk, K)))
-
-        growing = -product(tl.trans(s_c), tl.trans(y), PRECISION)
-        if HAS_DECAY:
-            growing *= tl.exp2(g)[None, :]
-        growing = add_float_right_product(growing, tl.trans(k_c), m, SPLIT, PRECISION)
-        if HAS_DECAY:
-            dg_q = dq.to(SUM) * tl.trans(q_c)
-            dg = growing.to(SUM) * tl.trans(k_c)
+            ending *= tl.exp2(g_end - g)[:, None]
+            # Here and not where each sum is ready, so that no float32 copy of the keys is kept in registers.
+            dg = tl.sum((shrinking.to(SUM) + growing) * k_c, 1)
+            at_rows = tl.sum(ending.to(SUM) * k_c, 1)
+            dg = -dg - at_rows
             if STEPS_PADDED == 1:
-                dg = tl.sum(dg + dg_q, 0)
+                dg += dg_q
             else:
                 first_row = (token[:, None] == cq[None, :]) & (step == 0)[:, None]
-                dg = tl.sum(dg, 0) + tl.sum(tl.where(first_row, tl.sum(dg_q, 0)[None, :], 0.0), 1)
-            dg = at_end + tl.cumsum(dg - tl.sum(dk.to(SUM) * k_c, 1), 0, reverse=True)
-            to = grad_log_decay + first * H + h + (token + zero) * H
+                dg += tl.sum(tl.where(first_row, dg_q[None, :], 0.0), 1)
+            dg = at_end + tl.sum(at_rows, 0) + tl.cumsum(dg, 0, reverse=True)
+            to = grad_log_decay + (first * slices + slice_) * H + h + (token + zero) * (slices * H)
             tl.store(to, dg.to(grad_log_decay.dtype.element_ty), live & (step == 0))
-        dk += tl.trans(growing)
         at = grad_k + (first * N * H + h) * K + (row[:, None] * (H * K) + kk[None, :])
-        tl.store(at, dk.to(dtype), rows_k)
+        tl.store(at, (ending + (shrinking - growing)).to(dtype), rows_k)
