@@ -29,7 +29,10 @@ into an operand: Triton 3.4 to 3.7.0 miscompiles that on Hopper.
 import triton
 import triton.language as tl
 
-from tsseq.kernels.tensor_cores import add_product, product, rounded_to_tf32
+
+@triton.jit
+def product(a, b, PRECISION: tl.constexpr):
+    return tl.dot(a, b, input_precision=PRECISION)
 
 
 @triton.jit
@@ -44,7 +47,7 @@ def product_with_solve(a, w, PRECISION: tl.constexpr):
     """`a` times the stored W; for bfloat16 `a` W is float16, and enters as the sum of two bfloat16 matrices."""
     if a.dtype == tl.bfloat16:
         high, low = split(w.to(tl.float32))
-        return add_product(product(a, low, PRECISION), a, high, PRECISION)
+        return tl.dot(a, high, product(a, low, PRECISION), input_precision=PRECISION)
     else:
         return product(a, w, PRECISION)
 
@@ -55,8 +58,8 @@ def float_product_with_solve(a, w, dtype: tl.constexpr, SPLIT: tl.constexpr, PRE
     if SPLIT and dtype == tl.bfloat16:
         high, low = split(a)
         w_high, w_low = split(w.to(tl.float32))
-        total = add_product(product(low, w_high, PRECISION), high, w_low, PRECISION)
-        return add_product(total, high, w_high, PRECISION)
+        total = tl.dot(high, w_low, product(low, w_high, PRECISION), input_precision=PRECISION)
+        return tl.dot(high, w_high, total, input_precision=PRECISION)
     else:
         return product_with_solve(a.to(dtype), w, PRECISION)
 
@@ -66,9 +69,10 @@ def add_float_left_product(total, a, b, SPLIT: tl.constexpr, PRECISION: tl.const
     """`total` plus float32 `a` times `b`; for bfloat16 `b` the left matrix is the sum of two bfloat16 ones."""
     if SPLIT and b.dtype == tl.bfloat16:
         high, low = split(a)
-        return add_product(add_product(total, high, b, PRECISION), low, b, PRECISION)
+        total = tl.dot(high, b, total, input_precision=PRECISION)
+        return tl.dot(low, b, total, input_precision=PRECISION)
     else:
-        return add_product(total, a.to(b.dtype), b, PRECISION)
+        return tl.dot(a.to(b.dtype), b, total, input_precision=PRECISION)
 
 
 @triton.jit
@@ -76,29 +80,39 @@ def add_float_right_product(total, a, b, SPLIT: tl.constexpr, PRECISION: tl.cons
     """`total` plus `a` times float32 `b`, likewise."""
     if SPLIT and a.dtype == tl.bfloat16:
         high, low = split(b)
-        return add_product(add_product(total, a, high, PRECISION), a, low, PRECISION)
+        total = tl.dot(a, high, total, input_precision=PRECISION)
+        return tl.dot(a, low, total, input_precision=PRECISION)
     else:
-        return add_product(total, a, b.to(a.dtype), PRECISION)
+        return tl.dot(a, b.to(a.dtype), total, input_precision=PRECISION)
 
 
 @triton.jit
-def float_product(a, b, EXACT: tl.constexpr):
-    """float32 `a` times float32 `b`, rounded to tf32 or to float32."""
-    if EXACT:
+def float_product(a, b, WHOLE: tl.constexpr, HALF: tl.constexpr):
+    """float32 `a` times float32 `b`; where HALF, of the first eleven bits of `b` and of `a`, or of a WHOLE `a`.
+
+    That is what W itself is rounded to, and float16 factors take fewer instructions than those of tf32, which are no
+    more precise.
+    """
+    if HALF:
+        high = a.to(tl.float16)
+        b = b.to(tl.float16)
+        result = tl.dot(high, b)
+        if WHOLE:
+            result = tl.dot((a - high.to(tl.float32)).to(tl.float16), b, result)
+        return result
+    else:
         return product(a, b, "tf32x3")
-    else:
-        return product(rounded_to_tf32(a), rounded_to_tf32(b), "tf32")
 
 
 @triton.jit
-def invert_unit_lower(a, EXACT: tl.constexpr):
+def invert_unit_lower(a, HALF: tl.constexpr):
     """(I + a)^-1 of a strictly lower 16 x 16 `a` by doubling diagonal blocks; only true inverses are multiplied."""
     i = tl.arange(0, 16)[:, None]
     j = tl.arange(0, 16)[None, :]
     x = tl.where(i == j, 1.0, 0.0) - tl.where(i // 2 == j // 2, a, 0.0)
     for level in tl.static_range(1, 4):
         below = tl.where((i >> level + 1 == j >> level + 1) & (i >> level != j >> level), a, 0.0)
-        x -= float_product(x, float_product(below, x, EXACT), EXACT)
+        x -= float_product(x, float_product(below, x, False, HALF), False, HALF)
     return x
 
 
@@ -181,13 +195,16 @@ def interaction(later, b, g_later, earlier, g_earlier, mask, HAS_DECAY: tl.const
 
 @triton.jit
 def store_block(w, x, b, ROW: tl.constexpr, COLUMN: tl.constexpr, R: tl.constexpr):
-    """X diag(beta) as a 16 x 16 block of W, and zeros as the block across the diagonal."""
+    """X diag(beta) as a 16 x 16 block of W."""
     i = tl.arange(0, 16)
     to = w + ROW * 16 * R + COLUMN * 16 + i[:, None] * R + i[None, :]
     tl.store(to, (x * b[None, :]).to(w.dtype.element_ty))
-    if ROW != COLUMN:
-        to = w + COLUMN * 16 * R + ROW * 16 + i[:, None] * R + i[None, :]
-        tl.store(to, tl.zeros([16, 16], w.dtype.element_ty))
+
+
+@triton.jit
+def load_solve(w, r, row, R: tl.constexpr):
+    """W of a chunk with rows `r`, at `row`; blocks above the diagonal are zero and not in memory."""
+    return tl.load(w + (row[:, None] * R + r[None, :]), (r // 16)[:, None] >= (r // 16)[None, :], 0.0)
 
 
 @triton.jit(do_not_specialize=["T"])
@@ -200,7 +217,7 @@ def solve_kernel(
 
     W is made of 16 x 16 blocks; where a chunk has 32 rows or 64, inverses of two halves are joined.
     """
-    EXACT: tl.constexpr = k.dtype.element_ty == tl.float32
+    HALF: tl.constexpr = k.dtype.element_ty != tl.float32
     R: tl.constexpr = TOKENS * STEPS_PADDED
     pid = tl.program_id(0).to(tl.int64)
     h = pid % H
@@ -222,16 +239,16 @@ def solve_kernel(
         k, beta, log_decay, cumulated, 0.0, left, 0, K_STRIDE, B_STRIDE, G_STRIDE, H, N, K, BK, STEPS_PADDED,
         HAS_DECAY, SMALLEST,
     )  # fmt: skip
-    x1 = invert_unit_lower(interaction(k1, b1, g1, k1, g1, below, HAS_DECAY, PRECISION), EXACT)
+    x1 = invert_unit_lower(interaction(k1, b1, g1, k1, g1, below, HAS_DECAY, PRECISION), HALF)
     store_block(w, x1, b1, 0, 0, R)
     if R >= 32:
         k2, b2, g2, g_end = load_block(
             k, beta, log_decay, cumulated, g_end, left, 1, K_STRIDE, B_STRIDE, G_STRIDE, H, N, K, BK, STEPS_PADDED,
             HAS_DECAY, SMALLEST,
         )  # fmt: skip
-        x2 = invert_unit_lower(interaction(k2, b2, g2, k2, g2, below, HAS_DECAY, PRECISION), EXACT)
+        x2 = invert_unit_lower(interaction(k2, b2, g2, k2, g2, below, HAS_DECAY, PRECISION), HALF)
         a21 = interaction(k2, b2, g2, k1, g1, every, HAS_DECAY, PRECISION)
-        x21 = -float_product(x2, float_product(a21, x1, True), True)
+        x21 = -float_product(x2, float_product(a21, x1, True, HALF), True, HALF)
         store_block(w, x21, b1, 1, 0, R)
         store_block(w, x2, b2, 1, 1, R)
     if R == 64:
@@ -243,10 +260,10 @@ def solve_kernel(
             k, beta, log_decay, cumulated, g_end, left, 3, K_STRIDE, B_STRIDE, G_STRIDE, H, N, K, BK, STEPS_PADDED,
             HAS_DECAY, SMALLEST,
         )  # fmt: skip
-        x3 = invert_unit_lower(interaction(k3, b3, g3, k3, g3, below, HAS_DECAY, PRECISION), EXACT)
-        x4 = invert_unit_lower(interaction(k4, b4, g4, k4, g4, below, HAS_DECAY, PRECISION), EXACT)
+        x3 = invert_unit_lower(interaction(k3, b3, g3, k3, g3, below, HAS_DECAY, PRECISION), HALF)
+        x4 = invert_unit_lower(interaction(k4, b4, g4, k4, g4, below, HAS_DECAY, PRECISION), HALF)
         a43 = interaction(k4, b4, g4, k3, g3, every, HAS_DECAY, PRECISION)
-        x43 = -float_product(x4, float_product(a43, x3, True), True)
+        x43 = -float_product(x4, float_product(a43, x3, True, HALF), True, HALF)
         store_block(w, x3, b3, 2, 2, R)
         store_block(w, x43, b3, 3, 2, R)
         store_block(w, x4, b4, 3, 3, R)
@@ -255,14 +272,14 @@ def solve_kernel(
         a32 = interaction(k3, b3, g3, k2, g2, every, HAS_DECAY, PRECISION)
         a41 = interaction(k4, b4, g4, k1, g1, every, HAS_DECAY, PRECISION)
         a42 = interaction(k4, b4, g4, k2, g2, every, HAS_DECAY, PRECISION)
-        upper = float_product(a31, x1, True) + float_product(a32, x21, True)
-        lower = float_product(a41, x1, True) + float_product(a42, x21, True)
-        store_block(w, -float_product(x3, upper, True), b1, 2, 0, R)
-        store_block(w, -(float_product(x43, upper, True) + float_product(x4, lower, True)), b1, 3, 0, R)
-        upper = float_product(a32, x2, True)
-        lower = float_product(a42, x2, True)
-        store_block(w, -float_product(x3, upper, True), b2, 2, 1, R)
-        store_block(w, -(float_product(x43, upper, True) + float_product(x4, lower, True)), b2, 3, 1, R)
+        upper = float_product(a31, x1, True, HALF) + float_product(a32, x21, True, HALF)
+        lower = float_product(a41, x1, True, HALF) + float_product(a42, x21, True, HALF)
+        store_block(w, -float_product(x3, upper, True, HALF), b1, 2, 0, R)
+        store_block(w, -(float_product(x43, upper, True, HALF) + float_product(x4, lower, True, HALF)), b1, 3, 0, R)
+        upper = float_product(a32, x2, True, HALF)
+        lower = float_product(a42, x2, True, HALF)
+        store_block(w, -float_product(x3, upper, True, HALF), b2, 2, 1, R)
+        store_block(w, -(float_product(x43, upper, True, HALF) + float_product(x4, lower, True, HALF)), b2, 3, 1, R)
 
 
 @triton.jit(do_not_specialize=["T"])
@@ -337,7 +354,7 @@ def forward_kernel(
         if HAS_DECAY:
             x *= tl.exp2(g)[None, :]
         x = tl.trans(v_c).to(tl.float32) - x
-        w_c = tl.load(w + (head * chunks + c) * (R * R) + ((r + zero)[:, None] * R + r[None, :]))
+        w_c = load_solve(w + (head * chunks + c) * (R * R), r, r + zero, R)
         update = product_with_solve(x.to(dtype), tl.trans(w_c), PRECISION)
         if SAVE:
             at_u = u + (first * N * H + h) * V + (row[None, :] * (H * V) + vv[:, None])

@@ -9,10 +9,11 @@ from tsseq.kernels.delta_rule.triton import (
     causal_decay,
     float_product_with_solve,
     hidden_zero,
+    load_solve,
+    product,
     safe_beta,
     tile_mask,
 )
-from tsseq.kernels.tensor_cores import product
 
 
 @triton.jit(do_not_specialize=["T"])
@@ -81,7 +82,7 @@ def adjoint_kernel(
         if HAS_DECAY:
             du *= tl.exp2(g_end - g)[None, :]
         du = add_float_right_product(du, tl.trans(do), p, SPLIT, PRECISION)
-        w_c = tl.load(w + (head * chunks + c) * (R * R) + ((r + zero)[:, None] * R + r[None, :]))
+        w_c = load_solve(w + (head * chunks + c) * (R * R), r, r + zero, R)
         y = float_product_with_solve(du, w_c, dtype, SPLIT, PRECISION)
         at_v = (first * N * H + h) * V + (row[None, :] * (H * V) + vv[:, None])
         tl.store(grad_v + at_v, y.to(dtype), live[None, :] & (vv < V)[:, None])

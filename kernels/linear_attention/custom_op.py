@@ -75,7 +75,7 @@ def _tiling(q: Tensor, v: Tensor) -> Tiling:
         capped = Launch(values, registers=168)
         return Tiling(64, ahead, replace(ahead, registers=128), same, capped, capped)
     whole = Launch(min(value, 128)).for_keys(value)
-    return Tiling(64, ahead, same, same, whole, whole, split=key > 64)
+    return Tiling(64, ahead, same, Launch(min(value, 32), stages=3), whole, whole, split=key > 64)
 
 
 def _padded(width: int) -> int:

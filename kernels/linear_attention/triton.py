@@ -14,8 +14,6 @@ of both serves, one number to load instead of two.
 import triton
 import triton.language as tl
 
-from tsseq.kernels.tensor_cores import add_product, product
-
 LOG2E = tl.constexpr(1.4426950408889634)
 FLOOR = tl.constexpr(-1e30)  # stands for minus infinity where one would be subtracted from another
 RESET = tl.constexpr(-300.0)  # 2 ** RESET is zero beside anything
@@ -200,10 +198,10 @@ def forward_kernel(
             if NORMALIZE:
                 stabilizer = tl.maximum(reach, tl.load(top + g))
             W = _weights(h_row, l_row - stabilizer, h_row, s_row, PRECISE, False, CHUNK)
-            P = product(qc, tl.trans(kc), SCORES) * W
+            P = tl.dot(qc, tl.trans(kc), input_precision=SCORES) * W
             e = tl.exp2(reach - stabilizer)
-            h = product(qc, S.to(dtype), PRECISION) * e[:, None]
-            h = add_product(h, P.to(dtype), vc, PRECISION)
+            h = tl.dot(qc, S.to(dtype), input_precision=PRECISION) * e[:, None]
+            h = tl.dot(P.to(dtype), vc, h, input_precision=PRECISION)
             if NORMALIZE:
                 weight = SCALE * (tl.sum(P, axis=1) + e * tl.sum(qc.to(tl.float32) * n[None, :], axis=1))
                 h *= (SCALE / tl.maximum(tl.abs(weight), _floor(stabilizer)))[:, None]
@@ -220,7 +218,7 @@ def forward_kernel(
             leave -= m
         weighted = kc.to(tl.float32) * tl.exp2(leave)[:, None]
         S *= tl.exp2(keep)
-        S = add_product(S, tl.trans(weighted.to(dtype)), vc, PRECISION)
+        S = tl.dot(tl.trans(weighted.to(dtype)), vc, S, input_precision=PRECISION)
         if NORMALIZE:
             n = n * tl.exp2(keep) + tl.sum(weighted, axis=0)
 
@@ -261,7 +259,7 @@ def read_kernel(
         stabilizer = tl.maximum(reach, tl.load(top + g))
     e = tl.exp2(reach - stabilizer)
     W = _weights(h_row, l_row - stabilizer, h_row, tl.load(source + g), PRECISE, False, CHUNK)
-    P = product(qc, tl.trans(kc), SCORES) * W
+    P = tl.dot(qc, tl.trans(kc), input_precision=SCORES) * W
     u = tl.full((CHUNK,), SCALE, tl.float32)
     if NORMALIZE:
         n = tl.load(normalizers + entry * K + kk, kk < K, 0.0)
@@ -270,8 +268,8 @@ def read_kernel(
     for first in tl.range(0, V, BV, num_stages=STAGES):
         S = _tile(memories + entry * K * V + first, K, V, V - first, BK, BV)
         vc = _tile(v + token * V_STRIDE + head * V + first, left, V_STRIDE, V - first, CHUNK, BV)
-        h = product(qc, S, PRECISION) * e[:, None]
-        h = add_product(h, P.to(vc.dtype), vc, PRECISION) * u[:, None]
+        h = tl.dot(qc, S, input_precision=PRECISION) * e[:, None]
+        h = tl.dot(P.to(vc.dtype), vc, h, input_precision=PRECISION) * u[:, None]
         _put(o + token * (HEADS * V) + head * V + first, h, left, HEADS * V, V - first, CHUNK, BV)
 
 
@@ -334,7 +332,7 @@ def adjoint_kernel(
         kept = tl.exp2(keep)
         queries = qf * tl.exp2(reach)[:, None]
         dS *= kept
-        dS = add_product(dS, tl.trans(queries.to(dtype)), dc, PRECISION)
+        dS = tl.dot(tl.trans(queries.to(dtype)), dc, dS, input_precision=PRECISION)
         if NORMALIZE:
             dn = dn * kept + tl.sum(queries * z[:, None], axis=0)
 

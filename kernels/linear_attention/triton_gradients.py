@@ -9,7 +9,6 @@ import triton
 import triton.language as tl
 
 from tsseq.kernels.linear_attention.triton import _decays, _floor, _leave, _put, _tile, _weights
-from tsseq.kernels.tensor_cores import add_product, product
 
 
 @triton.jit
@@ -69,7 +68,7 @@ def query_gradients_kernel(
         reach += tl.load(maxima + entry)
         stabilizer = tl.maximum(reach, tl.load(top + g))
     e = tl.exp2(reach - stabilizer)
-    scores = product(qc, tl.trans(kc), SCORES)
+    scores = tl.dot(qc, tl.trans(kc), input_precision=SCORES)
     W = _weights(h_row, l_row - stabilizer, h_row, s_row, PRECISE, False, CHUNK)
     qf = qc.to(tl.float32)
     u = tl.full((CHUNK,), SCALE, tl.float32)
@@ -84,12 +83,12 @@ def query_gradients_kernel(
     for first in tl.range(0, V, BV, num_stages=STAGES):
         if V > BV:
             S, dc, vc = _slice(memory, gradient, values, first, left, K, V, BK, BV, CHUNK, DO_STRIDE, V_STRIDE)
-        dq_tile = add_product(dq_tile, dc, tl.trans(S), PRECISION)
+        dq_tile = tl.dot(dc, tl.trans(S), dq_tile, input_precision=PRECISION)
     dP = tl.zeros((CHUNK, CHUNK), tl.float32)
     for first in tl.range(0, V, BV, num_stages=STAGES):
         if V > BV:
             S, dc, vc = _slice(memory, gradient, values, first, left, K, V, BK, BV, CHUNK, DO_STRIDE, V_STRIDE)
-        dP = add_product(dP, dc, tl.trans(vc), PRECISION)
+        dP = tl.dot(dc, tl.trans(vc), dP, input_precision=PRECISION)
     from_memory = e * tl.sum(qf * dq_tile, axis=1)
     dscores = dP * W
     if NORMALIZE:
@@ -107,7 +106,7 @@ def query_gradients_kernel(
     if NORMALIZE and not PRECISE:
         # Where keys are nearly equal a read-out hardly depends on its query, and the sum below cancels.
         dq_tile = tl.dot((dscores - rounded.to(tl.float32)).to(dtype), kc, dq_tile)
-    dq_tile = add_product(dq_tile, rounded, kc, PRECISION) * u[:, None]
+    dq_tile = tl.dot(rounded, kc, dq_tile, input_precision=PRECISION) * u[:, None]
     _put(dq + token * (HEADS * K) + head * K, dq_tile, left, HEADS * K, K, CHUNK, BK)
 
 
@@ -163,14 +162,14 @@ def key_gradients_kernel(
         dkeep = 0.0 if V > BV else tl.sum(dS.to(tl.float32) * S.to(tl.float32))
     a = tl.exp2(leave)
     W = _weights(h_row, rest, h_row, s_row, PRECISE, True, CHUNK)
-    P = product(kc, tl.trans(qc), SCORES) * W
+    P = tl.dot(kc, tl.trans(qc), input_precision=SCORES) * W
     if NORMALIZE:
         z = tl.load(feedbacks + g)
     dP = tl.zeros((CHUNK, CHUNK), tl.float32)
     for first in tl.range(0, V, BV, num_stages=STAGES):
         if V > BV:
             dS, dc, vc = _slice(dmemory, gradient, values, first, left, K, V, BK, BV, CHUNK, DO_STRIDE, V_STRIDE)
-        dP = add_product(dP, vc, tl.trans(dc), PRECISION)
+        dP = tl.dot(vc, tl.trans(dc), dP, input_precision=PRECISION)
     if NORMALIZE:
         dP += z[None, :]
     if HAS_GATE:
@@ -190,10 +189,10 @@ def key_gradients_kernel(
             if HAS_DECAY:
                 S = _tile(memory + first, K, V, V - first, BK, BV)
                 dkeep += tl.sum(dS.to(tl.float32) * S.to(tl.float32))
-        dv_tile = product(kc, dS, PRECISION) * a[:, None]
-        dv_tile = add_product(dv_tile, scores, dc, PRECISION)
+        dv_tile = tl.dot(kc, dS, input_precision=PRECISION) * a[:, None]
+        dv_tile = tl.dot(scores, dc, dv_tile, input_precision=PRECISION)
         _put(dv + token * (HEADS * V) + head * V + first, dv_tile, left, HEADS * V, V - first, CHUNK, BV)
-        dk_tile = add_product(dk_tile, vc, tl.trans(dS), PRECISION)
+        dk_tile = tl.dot(vc, tl.trans(dS), dk_tile, input_precision=PRECISION)
 
     if NORMALIZE:
         dk_tile += dn[None, :]
@@ -203,5 +202,5 @@ def key_gradients_kernel(
         if NORMALIZE:
             dkeep += tl.sum(dn * n)
         tl.store(totals + entry, tl.exp2(keep) * dkeep)
-    dk_tile = add_product(dk_tile, dscores, qc, PRECISION)
+    dk_tile = tl.dot(dscores, qc, dk_tile, input_precision=PRECISION)
     _put(dk + token * (HEADS * K) + head * K, dk_tile, left, HEADS * K, K, CHUNK, BK)
