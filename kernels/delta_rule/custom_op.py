@@ -44,7 +44,7 @@ class Launch:
 LAUNCH = {
     16: Launch(32, None, 16, 1, 2, None, 16, 1, 2, None, 16, 4, 1, 2, None),
     32: Launch(32, None, 32, 1, 2, None, 32, 1, 2, None, 32, 4, 1, 2, None),
-    64: Launch(64, 168, 64, 4, 2, None, 64, 4, 2, 168, 64, 1, 4, 1, 168),
+    64: Launch(64, 168, 64, 4, 3, None, 64, 4, 3, None, 64, 4, 4, 2, None),
     128: Launch(64, None, 64, 4, 2, None, 64, 4, 2, None, 64, 1, 4, 1, None),
 }
 """By the larger of key and value width, rounded up to a power of two. Fixed: nothing is tuned at run time."""
