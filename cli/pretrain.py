@@ -15,6 +15,7 @@ def pretrain(
     out: Path,
     *,
     prior: str = "tsseq",
+    start: str | None = None,
     mixer: str = "gated_delta_product",
     width: int = 256,
     layers: int = 8,
@@ -52,11 +53,13 @@ def pretrain(
     Examples:
       tsseq pretrain runs/tiny --width 64 --layers 2 --mlp_width 128 --max_steps 200 --batch_size 32
       tsseq pretrain runs/lru --mixer lru --precision bf16-mixed --compile
+      tsseq pretrain runs/more --start base --scaler causal --learning_rate 1e-3
       tsseq pretrain runs/long --patches 256 --cuts '{"16": 0.3, "128": 0.4}' --batch_size 64
 
     Args:
         out: folder of the run; made if absent
         prior: a mixture or a single family of synthetic series; `tsseq list` names them
+        start: checkpoint whose weights the run begins with; its network must have the same shapes
         mixer: sequence mixer, or several joined by commas and cycled over the layers
         width: features per position
         layers: residual blocks
@@ -126,6 +129,7 @@ def pretrain(
             block=block or (64 if on_gpu(accelerator) else 1),
             seed=seed,
         ),
+        start=start,
         workers=workers,
         save_every=save_every,
         accelerator=accelerator,
@@ -149,15 +153,20 @@ def run(
     training: TrainingConfig,
     stream: StreamConfig,
     *,
+    start: str | None = None,
     workers: int,
     save_every: int,
     **trainer: Any,
 ) -> None:
-    """Train with everything configured; `trainer` goes to Lightning's Trainer."""
+    """Train with everything configured; `trainer` goes to Lightning's Trainer.
+
+    Raises ValueError if the weights of `start` do not fit.
+    """
     import lightning
     import torch
     from rich.console import Console
 
+    from tsseq.checkpoint import load_weights
     from tsseq.datasets.data_module import PriorDataModule
     from tsseq.forecaster import Forecaster
     from tsseq.plotting import plot_loss
@@ -168,8 +177,11 @@ def run(
     lightning.seed_everything(stream.seed)
     torch.set_float32_matmul_precision("high")
     trainer["precision"] = trainer["precision"] or ("bf16-mixed" if on_gpu(trainer["accelerator"]) else "32-true")
-    module = ForecasterModule(Forecaster(forecaster), training)
+    model = Forecaster(forecaster)
+    if start is not None:
+        load_weights(model, start)
+    module = ForecasterModule(model, training)
     data = PriorDataModule(PRIORS[prior]() if prior in PRIORS else preset(prior), stream, workers=workers)
-    model = fit(module, data, folder, save_every=save_every, **trainer)
+    file = fit(module, data, folder, save_every=save_every, **trainer)
     picture = plot_loss(folder / "metrics.csv", folder / "loss.png")
-    Console().print(f"checkpoint {model}\nloss curve {picture}")
+    Console().print(f"checkpoint {file}\nloss curve {picture}")

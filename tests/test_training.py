@@ -237,9 +237,23 @@ def test_from_the_shell_to_a_forecast(tmp_path, capsys):
     assert len(pd.read_csv(tmp_path / "f.csv")) == 5
 
 
+@pytest.mark.slow
+def test_a_run_can_start_from_the_weights_of_another(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert main(f"pretrain {first} {SMALL_RUN} --accelerator cpu".split()) == 0
+    still = f"--start {first} --scaler causal --learning_rate 0 --seed 7 --accelerator cpu"
+    assert main(f"pretrain {second} {SMALL_RUN} {still}".split()) == 0
+    one, two = load(first), load(second)
+    assert (one.config.scaler, two.config.scaler) == ("context", "causal")
+    for name, weight in one.state_dict().items():
+        torch.testing.assert_close(two.state_dict()[name], weight)
+
+
 @pytest.mark.parametrize(
     "option, message",
     [
+        ("--start base --width 16", "do not fit the network"),
+        ("--start nonsense", "no checkpoint 'nonsense'"),
         ("--mixer nonsense", "expected mixers among"),
         ('--options {"nonsense":7}', "expected options of gated_delta_product among heads"),
         ('--options {"heads":7}', "width must be an even multiple of heads, got width 256 and heads 7"),

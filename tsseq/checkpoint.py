@@ -30,8 +30,16 @@ def load(name_or_path: str | Path = "base") -> Forecaster:
     Raises ValueError where no such checkpoint exists or the file is not one of ours.
     """
     path = find(name_or_path)
-    config = read_config(path)
-    model = Forecaster(config)
+    return load_weights(Forecaster(read_config(path)), path).eval()
+
+
+def load_weights(model: Forecaster, name_or_path: str | Path) -> Forecaster:
+    """Give `model` the weights of a checkpoint, whatever else its configuration says; returns `model`.
+
+    Raises ValueError as `load` does, and where the shapes differ.
+    """
+    path = find(name_or_path)
+    read_config(path)  # says so if it is not a forecaster
     try:
         weights = safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
@@ -40,8 +48,8 @@ def load(name_or_path: str | Path = "base") -> Forecaster:
         model.load_state_dict({name: weight.float() for name, weight in weights.items()})
     except RuntimeError as error:
         reason = textwrap.shorten(str(error), 300)
-        raise ValueError(f"the weights in {path} do not fit its configuration: {reason}") from error
-    return model.eval()
+        raise ValueError(f"the weights in {path} do not fit the network: {reason}") from error
+    return model
 
 
 def read_config(path: Path) -> ForecasterConfig:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -14,11 +14,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from tsseq import memory
-from tsseq.array_typing import Bool, Float, Tensor
+from tsseq.array_typing import Bool, Float, Int, Tensor
 from tsseq.backbone import Backbone, BackboneConfig
-from tsseq.patching import age, to_patches
+from tsseq.patching import NEVER, age, to_patches
 from tsseq.quantiles import check_levels, mean_of_quantiles, resample_levels
-from tsseq.scaler import causal_scale, fit_scale
+from tsseq.scaler import Scale, causal_scale, fit_scale
+
+if TYPE_CHECKING:
+    from tsseq.streaming import Stream
 
 DECILES = tuple(k / 10 for k in range(1, 10))
 MAX_OUTPUT = 16.0
@@ -130,13 +133,16 @@ class Forecaster(nn.Module):
         self,
         patches: Float[Tensor, "batch patch patch_length"],
         observed: Bool[Tensor, "batch patch patch_length"],
+        age_before: Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch patch width"]:
-        seen = observed.any(-1)
-        started = seen.cumsum(1) > 0
-        features = [torch.where(observed, patches, 0.0), observed.to(patches.dtype), self._age_features(age(seen))]
+        """The network's input; `age_before` is how many patches before the first something was seen, if it was."""
+        if age_before is None:
+            age_before = torch.full(observed.shape[:1], NEVER, device=observed.device)
+        ages = age(observed.any(-1), age_before)
+        features = [torch.where(observed, patches, 0.0), observed.to(patches.dtype), self._age_features(ages)]
         # Values enter and leave in float32: half precision would round them to one part in 256.
         with torch.autocast(patches.device.type, enabled=False):
-            tokens: Tensor = self.embed(torch.cat(features, dim=-1) * started[..., None])
+            tokens: Tensor = self.embed(torch.cat(features, dim=-1) * (ages != NEVER)[..., None])
         return tokens
 
     def read_out(
@@ -177,6 +183,10 @@ class Forecaster(nn.Module):
         quantiles = torch.empty(len(series), horizon, len(self.config.levels), dtype=dtype)
         for rows, values in self._equal_lengths(series):
             quantiles[rows] = self._forecast_batch(values.to(device), horizon).to("cpu", dtype)
+        return self.at_levels(quantiles, levels)
+
+    def at_levels(self, quantiles: Float[Tensor, "batch horizon quantile"], levels: tuple[float, ...]) -> Forecast:
+        """The forecast at other levels than the learned ones of `quantiles`."""
         wanted = resample_levels(quantiles, self.config.levels, levels)
         return Forecast(wanted, mean_of_quantiles(quantiles, self.config.levels), levels)
 
@@ -217,10 +227,36 @@ class Forecaster(nn.Module):
         patches = scale.apply(to_patches(values, patch)).to(self.embed.skip.weight.dtype)
         future = -(-horizon // patch)
         patches = F.pad(patches, (0, 0, 0, future - 1), value=torch.nan)
-        output = self(patches, ~patches.isnan())[:, -future:].flatten(1, 2)[:, :horizon]
-        quantiles = scale.last().invert(output.double().sort(-1).values)
+        hidden, _ = self.backbone(self.embed_patches(patches, ~patches.isnan()))
+        quantiles = self.quantiles(hidden[:, -future:], scale.last(), horizon)
         nothing = ~observed.any(1)
         return torch.where(nothing[:, None, None], torch.nan, quantiles)
+
+    def quantiles(
+        self, hidden: Float[Tensor, "batch patch width"], scale: Scale, horizon: int
+    ) -> Float[Tensor, "batch horizon quantile"]:
+        """What the backbone says of the next `horizon` values, in the series' units and in order."""
+        output = self.read_out(hidden).flatten(1, 2)[:, :horizon]
+        return scale.invert(output.double().sort(-1).values)
+
+    def stream(self, history: Context, every: int = 1) -> Stream:
+        """Read `history`, given as to `forecast`, once: `update` the result as values arrive, and `forecast` from it.
+
+        With `every` above 1 (a divisor of the patch length) forecasts are to be had after each multiple of so many
+        values, and the memory is so much smaller: 17 MB a series for `base` with 1, 0.5 MB with 32.
+
+        Raises ValueError where a history is empty or infinite, or for a forecaster whose scaler is not "causal" or
+        whose backbone is woven.
+        """
+        from tsseq.streaming import begin
+
+        return begin(self, history, every)
+
+    def resume(self, path: str | Path) -> Stream:
+        """The stream that its `save` wrote to `path`; see `tsseq.streaming.Stream.load`."""
+        from tsseq.streaming import Stream
+
+        return Stream.load(self, path)
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path) -> Forecaster:

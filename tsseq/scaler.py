@@ -1,10 +1,11 @@
 """Brings a series of any level and unit to the range in which the network works, and back."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
-from tsseq.array_typing import Bool, Float, Tensor
+from tsseq.array_typing import Bool, Float, Int, Tensor
 
 WINSOR_LIMIT = 10.0
 FLOOR_ROUNDINGS = 32
@@ -71,6 +72,27 @@ def fit_scale(values: Float[Tensor, "batch time"], observed: Bool[Tensor, "batch
     return Scale(loc * unit, torch.maximum(deviation, floor) * unit)
 
 
+class RunningSums(NamedTuple):
+    """What a causal scale remembers of the observed values of each series, in halved units (by HEADROOM).
+
+    `first` is the first of them, `number` how many there were, and `sums` are those of their distances from the first,
+    of their deviations, and of both once outliers are drawn in.
+    """
+
+    first: Float[Tensor, "batch 1"]
+    number: Int[Tensor, "batch 1"]
+    sums: Float[Tensor, "batch 4"]
+
+    @classmethod
+    def empty(cls, batch: int, like: Tensor) -> "RunningSums":
+        return cls(like.new_zeros(batch, 1), like.new_zeros(batch, 1, dtype=torch.int64), like.new_zeros(batch, 4))
+
+    def scale(self) -> Scale:
+        """That of what comes next."""
+        number = self.number.clamp(min=1)
+        return _unhalved(self.first, self.number, self.sums[:, 2:3] / number, self.sums[:, 3:] / number)
+
+
 def causal_scale(values: Float[Tensor, "batch time"], observed: Bool[Tensor, "batch time"], patch_length: int) -> Scale:
     """Mean and mean absolute deviation of all observed values up to the end of each patch.
 
@@ -81,15 +103,25 @@ def causal_scale(values: Float[Tensor, "batch time"], observed: Bool[Tensor, "ba
     Paper: Cohen et al., "This time is different: an observability perspective on time series foundation models"
     (Toto), arXiv 2505.14766; here with absolute deviations and without a look at the whole series.
     """
+    return continued_scale(values, observed, patch_length, RunningSums.empty(len(values), values))[0]
+
+
+def continued_scale(
+    values: Float[Tensor, "batch time"], observed: Bool[Tensor, "batch time"], patch_length: int, past: RunningSums
+) -> tuple[Scale, RunningSums]:
+    """`causal_scale` of the patches that follow what `past` has seen, and what has been seen after them."""
     # As a power of two this rounds nothing, and keeps sums of huge values finite.
     values = torch.where(observed, values, 0.0) * HEADROOM
     # Distances from the first value are short where the level is high, and keep their digits when summed.
-    first = values.gather(1, observed.byte().argmax(1, keepdim=True))
+    first = torch.where(past.number > 0, past.first, values.gather(1, observed.byte().argmax(1, keepdim=True)))
     observed, values = (x.unflatten(1, (-1, patch_length)) for x in (observed, values - first))
-    count = observed.sum(-1).cumsum(1)
+    count = past.number + observed.sum(-1).cumsum(1)
+    sums: list[Tensor] = []
 
     def running_mean(x: Tensor) -> Tensor:
-        return torch.where(observed, x, 0.0).sum(-1).cumsum(1) / count.clamp(min=1)
+        total = past.sums[:, len(sums), None] + torch.where(observed, x, 0.0).sum(-1).cumsum(1)
+        sums.append(total[:, -1])
+        return total / count.clamp(min=1)
 
     loc = running_mean(values)
     deviation = running_mean((values - loc[..., None]).abs())
@@ -97,5 +129,9 @@ def causal_scale(values: Float[Tensor, "batch time"], observed: Bool[Tensor, "ba
     values = torch.minimum(torch.maximum(values, low[..., None]), high[..., None])
     loc = running_mean(values)
     deviation = running_mean((values - loc[..., None]).abs())
+    return _unhalved(first, count, loc, deviation), RunningSums(first, count[:, -1:], torch.stack(sums, 1))
+
+
+def _unhalved(first: Tensor, count: Tensor, loc: Tensor, deviation: Tensor) -> Scale:
     loc = torch.where(count > 0, first + loc, 0.0) / HEADROOM
-    return Scale(loc, (deviation / HEADROOM).clamp(min=torch.finfo(values.dtype).tiny))
+    return Scale(loc, (deviation / HEADROOM).clamp(min=torch.finfo(loc.dtype).tiny))
