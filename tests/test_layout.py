@@ -30,11 +30,12 @@ ALLOWED = {
         "scaler",
         "plotting",
     },
-    "forecaster": {"array_typing", "memory", "backbone", "scaler", "patching", "quantiles", "checkpoint"},
+    "forecaster": {"array_typing", "memory", "backbone", "scaler", "patching", "quantiles", "checkpoint", "streaming"},
     "checkpoint": {"array_typing", "forecaster"},
+    "streaming": {"array_typing", "memory", "scaler", "patching", "quantiles", "forecaster", "checkpoint"},
 }
 # Backward edges that exist inside a function only, so that a class can offer a convenience.
-DEFERRED = {("forecaster", "checkpoint")}
+DEFERRED = {("forecaster", "checkpoint"), ("forecaster", "streaming")}
 
 
 def modules() -> list[tuple[str, Path]]:

@@ -146,7 +146,7 @@ def test_nothing_seen_yet_is_forecast_as_missing(model):
     stream = model.stream([[1.0, 2.0], [torch.nan, torch.nan]])
     quantiles = stream.forecast(3).quantiles
     assert quantiles[0].isfinite().all() and quantiles[1].isnan().all()
-    assert stream.update([[torch.nan], [5.0]]).forecast(3).quantiles.isfinite().all()
+    assert stream.update([torch.tensor([torch.nan]), [5.0]]).forecast(3).quantiles.isfinite().all()
 
 
 def test_wrong_calls(model, walks):
@@ -162,6 +162,8 @@ def test_wrong_calls(model, walks):
     for horizon, levels, message in ((0, None, "horizon must be at least 1"), (3, (1.5,), "1.5")):
         with pytest.raises(ValueError, match=message):
             stream.forecast(horizon, levels)
+    with pytest.raises(ValueError, match="at least one series"):
+        model.stream([])
     with pytest.raises(ValueError, match="every to divide the patch length of 8, got 3"):
         model.stream(walks, every=3)
     with pytest.raises(ValueError, match="scaler 'context'"):

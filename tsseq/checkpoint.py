@@ -9,6 +9,7 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
+from torch import Tensor
 
 from tsseq.forecaster import Forecaster, ForecasterConfig
 
@@ -76,9 +77,14 @@ def save(model: Forecaster, path: str | Path, dtype: torch.dtype = torch.float32
     metadata = {"format": FORMAT, "config": json.dumps(model.config.to_dict())}
     if path.suffix != ".safetensors":
         path = _make_folder(path) / FILE_NAME
+    return write(path, weights, metadata)
+
+
+def write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> Path:
+    """Write a .safetensors file, whole or not at all; returns `path`. Raises ValueError where it cannot be written."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
-        safetensors.torch.save_file(weights, partial, metadata)
+        safetensors.torch.save_file(tensors, partial, metadata)
         os.replace(partial, path)
     except (safetensors.SafetensorError, OSError) as error:
         raise ValueError(f"cannot write {path}: {error}") from error

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import safetensors.torch
+import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn import functional as F
 
 from tsseq import memory
 from tsseq.array_typing import Float, State
+from tsseq.checkpoint import write
 from tsseq.forecaster import Context, Forecast, Forecaster, as_series
 from tsseq.patching import NEVER, age
 from tsseq.quantiles import check_levels
@@ -150,18 +150,11 @@ class Stream:
 
     def save(self, path: str | Path) -> Path:
         """Write the memory, without the network, as a .safetensors file; `Forecaster.resume` reads it."""
-        path = Path(path)
         leaves = joined(self.readings).leaves()
         tensors = {"tail": self.tail, **{f"reading.{i}": x for i, x in enumerate(leaves)}}
         about = {"format": FORMAT, "every": str(self.every), "count": str(self.count)}
         about["config"] = json.dumps(self.forecaster.config.to_dict())
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        try:
-            safetensors.torch.save_file({name: x.cpu().contiguous() for name, x in tensors.items()}, partial, about)
-            os.replace(partial, path)
-        except (safetensors.SafetensorError, OSError) as error:
-            raise ValueError(f"cannot write {path}: {error}") from error
-        return path
+        return write(Path(path), {name: x.cpu().contiguous() for name, x in tensors.items()}, about)
 
     @classmethod
     def load(cls, forecaster: Forecaster, path: str | Path) -> Stream:
@@ -172,7 +165,7 @@ class Stream:
         try:
             with safe_open(path, "pt") as file:
                 about, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
-        except (safetensors.SafetensorError, OSError) as error:
+        except (SafetensorError, OSError) as error:
             raise ValueError(f"cannot read {path}: {error}") from error
         if about.get("format") != FORMAT:
             raise ValueError(f"{path} is not a stream: expected format {FORMAT}, got {about.get('format', 'none')}")
@@ -203,7 +196,7 @@ class Stream:
         return replace(self, count=self.count + values.shape[1], tail=tail, readings=tuple(readings))
 
     def _checked(self, values: Context) -> Tensor:
-        new = torch.as_tensor(values)
+        new = values if isinstance(values, Tensor) else torch.from_numpy(np.asarray(values, np.float64))
         new = new[None] if new.ndim == 1 else new
         batch = len(self.tail)
         if new.ndim != 2 or len(new) != batch or new.shape[1] == 0 or new.is_complex():
@@ -216,6 +209,8 @@ class Stream:
 def begin(forecaster: Forecaster, history: Context, every: int) -> Stream:
     """A stream after `history`; series of unequal lengths end together."""
     series = as_series(history)
+    if not series:
+        raise ValueError("expected at least one series, got none")
     longest = max(map(len, series))
     padded = [F.pad(row.double(), (longest - len(row), 0), value=torch.nan) for row in series]
     return Stream.empty(forecaster, len(series), every).update(torch.stack(padded))
