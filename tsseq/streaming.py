@@ -82,7 +82,8 @@ class Stream:
 
     `update` gives the memory after further values, in time that does not depend on how many there were before, and
     `forecast` gives what `Forecaster.forecast` would of the whole history, as long as that is no longer than the
-    forecaster's `max_context`; a stream forgets nothing beyond it. A network reads patches that end with the last
+    forecaster's `max_context`. A stream forgets nothing beyond it: where a series has long left the levels that it
+    once had, begin anew from its recent values. A network reads patches that end with the last
     value, so a stream keeps a reading for each way to cut its series into patches, or fewer where it is only asked for
     a forecast after `every` so many values.
     """
