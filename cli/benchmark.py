@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from tsseq.kernels import Op
 
+RESULTS = "benchmark.json"
 LONGEST_CHECK = 150
 """Positions over which an op is compared with the loop in float64."""
 
@@ -50,7 +51,8 @@ def benchmark(
     are wrong gets no time. The floor is the time in which this machine's memory, measured in the same run, moves each
     input and output once (and once more, with the gradients, in the backward pass); the ratio is to this floor. On a
     GPU times are of captured graphs. On a CPU the loop that specifies each op is timed beside it. With --peers ops run
-    in a process of their own, since a public kernel that fails can leave the GPU unusable to its process.
+    in a process of their own, since a public kernel that fails can leave the GPU unusable to its process. With --out
+    the same command continues after a kill, and with other ops adds them to what is there.
 
     Examples:
       tsseq benchmark
@@ -91,18 +93,21 @@ def benchmark(
     if min(size) < 1:
         raise ValueError(f"expected a batch, length, heads and width of at least 1, got {size}")
     kind: torch.dtype = getattr(torch, dtype or ("bfloat16" if gpu else "float32"))
+    run = _conditions(size, kind, place, peers)
+    rows = [] if folder is None else _earlier(folder / RESULTS, run)
+    done = {row.op for row in rows}
     speed = bandwidth(place)
-    rows: list[Row] = []
     worker = Worker()
-    for name in track(ops or list(OPS), "ops", transient=True, console=Console(stderr=True)):
+    todo = [name for name in ops or OPS if name not in done]
+    for name in track(todo, "ops", transient=True, console=Console(stderr=True)):
         if peers and gpu:
             rows += _measure_apart(worker, name, size, kind, place, speed)
         else:
             rows += measure(name, OPS[name], size, kind, place, speed, peers)
         if folder is not None:  # after every op, so that a kill loses one: peers may compile for minutes
-            _write(rows, size, kind, place, speed, folder)
+            _write(rows, {**run, "bytes_per_second": speed}, folder)
     worker.close()
-    _show(rows, size, kind, place, speed)
+    _show([row for row in rows if row.op in (ops or OPS)], size, kind, place, speed)
 
 
 def measure(
@@ -249,31 +254,58 @@ def machine(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
 
 
-def _write(
-    rows: list[Row], size: tuple[int, ...], dtype: torch.dtype, device: torch.device, speed: float, folder: Path
-) -> None:
+def _conditions(size: tuple[int, ...], dtype: torch.dtype, device: torch.device, peers: bool) -> dict[str, Any]:
+    """What times depend on."""
+    import torch
+
+    return {
+        "machine": machine(device),
+        "torch": torch.__version__,
+        **dict(zip(("batch", "length", "heads", "width"), size, strict=True)),
+        "dtype": str(dtype)[6:],
+        "peers": peers,
+    }
+
+
+def _earlier(path: Path, run: dict[str, Any]) -> list[Row]:
+    """The rows that a run under the same conditions left; ValueError where they were others."""
+    import json
+
+    if not path.exists():
+        return []
+    try:
+        found = json.loads(path.read_text())
+        rows = [Row(**{**row, "peers": _as_pairs(row["peers"])}) for row in found["rows"]]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is not a benchmark's: {error}") from error
+    for name, value in run.items():
+        if found.get(name) != value:
+            raise ValueError(
+                f"{path} is of a run with {name} {found.get(name)!r}, not {value!r}: choose another folder"
+            )
+    return rows
+
+
+def _as_pairs(peers: dict[str, Any]) -> dict[str, tuple[float, float] | str]:
+    return {name: times if isinstance(times, str) else tuple(times) for name, times in peers.items()}
+
+
+def _write(rows: list[Row], run: dict[str, Any], folder: Path) -> None:
     import json
 
     import pandas as pd
-    import torch
 
     from tsseq.cli.output import writing
     from tsseq.plotting import plot_benchmark
 
-    run = {
-        "machine": machine(device),
-        "torch": torch.__version__,
-        "bytes_per_second": speed,
-        **dict(zip(("batch", "length", "heads", "width"), size, strict=True)),
-        "dtype": str(dtype)[6:],
-    }
-    with writing(folder / "benchmark.json") as partial:
+    with writing(folder / RESULTS) as partial:
         partial.write_text(json.dumps({**run, "rows": [asdict(row) for row in rows]}, indent=2) + "\n")
     lines = [line for row in rows for line in _lines(row)]
     with writing(folder / "benchmark.csv") as partial:
         pd.DataFrame([{**line, **run} for line in lines]).to_csv(partial, index=False)
     timed = [(f"{r.op}\n{r.case}", r.both, r.both_floor, best_peer(r)) for r in rows if r.both and r.both_floor]
     if timed:
+        size = tuple(run[name] for name in ("batch", "length", "heads", "width"))
         with writing(folder / "benchmark.png") as partial:
             plot_benchmark(timed, f"{run['machine']}, {run['dtype']}, {size}", partial)
 

@@ -61,6 +61,25 @@ def test_results_are_written(tmp_path, capsys) -> None:
     assert (tmp_path / "speed" / "benchmark.png").stat().st_size > 5000
 
 
+def test_results_are_added_to(tmp_path, monkeypatch, capsys) -> None:
+    def run(*ops: str, **options) -> list[dict]:
+        benchmark([*ops], out=tmp_path, **{"device": "cpu", "length": 20, "width": 8, **options})
+        return json.loads((tmp_path / "benchmark.json").read_text())["rows"]
+
+    first = run("gated_norm")
+    both = run("gated_norm", "selective_scan")
+    assert both[:1] == first and [row["op"] for row in both] == ["gated_norm", "selective_scan"]
+    monkeypatch.setattr("tsseq.cli.benchmark.measure", lambda *_: pytest.fail("measured again"))
+    capsys.readouterr()
+    assert run("gated_norm") == both
+    assert "selective_scan" not in capsys.readouterr().out
+    with pytest.raises(ValueError, match="is of a run with length 20, not 40: choose another folder"):
+        run("gated_norm", length=40)
+    (tmp_path / "benchmark.json").write_text("{}")
+    with pytest.raises(ValueError, match="is not a benchmark's: 'rows'"):
+        run("gated_norm")
+
+
 def test_peers_that_are_not_installed_are_named() -> None:
     assert {op for op, _ in PEERS} <= set(OPS)
     for op, case in PEERS:
