@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
-    "fast": {"flip": False, "coarser": [], "recent": [], "phases": []},
-    "plain": {"coarser": [], "recent": [], "phases": []},
+    "fast": {"flip": False, "coarser": [], "recent": [], "recent_short": [], "phases": []},
+    "plain": {"coarser": [], "recent": [], "recent_short": [], "phases": []},
     "no-flip": {"flip": False},
     "no-coarser": {"coarser": []},
-    "no-recent": {"recent": []},
+    "no-recent": {"recent": [], "recent_short": []},
     "no-phases": {"phases": []},
     "coarser-3": {"coarser": [3]},
     "coarser-2-4": {"coarser": [2, 4]},

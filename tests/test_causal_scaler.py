@@ -1,5 +1,6 @@
 """The running scale: what it knows at each patch, and a forecaster that reads and is trained by it."""
 
+import dataclasses
 import json
 
 import pytest
@@ -231,3 +232,19 @@ def test_one_scale_for_each_patch(generator):
     expected = torch.asinh((values[1, 2] - scale.loc[1, 2]) / scale.scale[1, 2])
     torch.testing.assert_close(scaled[1, 2], expected)
     torch.testing.assert_close(scale.invert(scaled), values)
+
+
+def test_forecasts_on_the_way_are_those_from_there(model, walk):
+    series = [walk[0], walk[1, : 2 * PATCH + 3]]
+    series[0][50:60] = torch.nan
+    quantiles, truth = model.forecasts_on_the_way(series, 3)
+    assert quantiles.shape == (2, 3 * PATCH, 9) and quantiles[1, :PATCH].isnan().all()
+    torch.testing.assert_close(truth[0], walk[0, -3 * PATCH :])
+    torch.testing.assert_close(truth[1, PATCH:], walk[1, 3 : 2 * PATCH + 3])
+    for row, patches in ((0, 3), (1, 2)):
+        for k in range(patches):
+            known, place = series[row][: len(series[row]) - (patches - k) * PATCH], (3 - patches + k) * PATCH
+            expected = model.forecast(known, PATCH).quantiles[0]
+            torch.testing.assert_close(quantiles[row, place : place + PATCH], expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="got 'context'"):
+        Forecaster(dataclasses.replace(SMALL, scaler="context")).forecasts_on_the_way(series, 3)

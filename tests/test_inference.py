@@ -8,7 +8,7 @@ from tsseq.forecaster import DECILES, Forecast, Forecaster, ForecasterConfig
 from tsseq.inference import FAST, InferenceConfig, Predictor
 from tsseq.resampling import blocks_ahead, coarsen, join_phases, pinball, refine, split_phases
 
-PLAIN = InferenceConfig(coarser=(), recent=(), phases=())
+PLAIN = InferenceConfig(coarser=(), recent=(), recent_short=(), phases=())
 
 
 @pytest.fixture(scope="module")
@@ -113,13 +113,49 @@ def test_nothing_observed_is_forecast_as_missing(network):
     assert quantiles[0].isnan().all() and quantiles[1].isfinite().all()
 
 
-def test_short_horizons_take_one_reading(network, generator):
-    series = torch.randn(2, 900, generator=generator)
+def test_short_horizons_take_one_reading_where_the_scaler_looks_ahead(network, generator):
+    series = torch.randn(2, 1900, generator=generator)
     plain, mixed = (Predictor(network, c).forecast(series, 15).quantiles for c in (PLAIN, InferenceConfig()))
     torch.testing.assert_close(plain, mixed, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("bad", [{"coarser": (1, 2)}, {"recent": (0,)}, {"phases": (1,)}])
+class DriftingOnTheWay(Drifting):
+    """The same with a causal scaler: its forecasts on the way are means of the `window` values before a patch."""
+
+    config = ForecasterConfig(scaler="causal")
+
+    def forecasts_on_the_way(self, context, patches):
+        length = 32 * patches
+        truth = torch.stack([values[-length:].double() for values in context])
+        before = [[values[: len(values) - back][-self.window :].mean() for values in context] for back in _backs(length)]
+        quantiles = torch.tensor(before).T.repeat_interleave(32, 1)[..., None].expand(-1, -1, len(DECILES))
+        return quantiles.double(), truth
+
+
+def _backs(length):
+    return range(length, 0, -32)
+
+
+def test_a_recent_reading_counts_for_a_short_horizon_too():
+    series = [torch.cat([torch.zeros(5000), torch.ones(800)]), torch.ones(700)]
+    forecaster = DriftingOnTheWay(window=4000)
+    plain = Predictor(forecaster, PLAIN).forecast(series, 20).quantiles
+    mixed = Predictor(forecaster, InferenceConfig()).forecast(series, 20).quantiles
+    assert (plain[0] == 0.2).all() and (mixed[0] > 0.7).all()
+    assert torch.equal(mixed[1], plain[1])
+
+
+def test_nothing_on_the_way_that_was_observed(generator):
+    torch.manual_seed(0)
+    backbone = BackboneConfig(width=16, layers=1, mlp_width=16)
+    causal = Forecaster(ForecasterConfig(patch_length=8, hidden_width=16, scaler="causal", backbone=backbone)).eval()
+    series = torch.randn(1500, generator=generator)
+    series[800:] = torch.nan
+    mixed, plain = (Predictor(causal, c).forecast([series], 10).quantiles for c in (InferenceConfig(), PLAIN))
+    torch.testing.assert_close(mixed, plain, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [{"coarser": (1, 2)}, {"recent": (0,)}, {"recent_short": (0,)}, {"phases": (1,)}])
 def test_an_impossible_reading_is_refused(bad):
     with pytest.raises(ValueError, match="at least 2 in coarser"):
         InferenceConfig(**bad)

@@ -220,17 +220,46 @@ class Forecaster(nn.Module):
         row = states + positions * 64 * (self.config.backbone.width + patch * levels)
         return results + min(len(series), MAX_BATCH) * row
 
+    @torch.inference_mode()
+    def forecasts_on_the_way(
+        self, context: Context, patches: int
+    ) -> tuple[Float[Tensor, "batch time quantile"], Float[Tensor, "batch time"]]:
+        """What one pass forecasts of each of the last `patches` patches from all before it, and what they were.
+
+        NaN where a history is shorter or values are missing. Raises ValueError for a scaler other than "causal", which
+        at a patch knows more than a forecast from there would, and as `forecast` does.
+        """
+        if self.config.scaler != "causal":
+            raise ValueError(f"expected a forecaster whose scaler is 'causal', got {self.config.scaler!r}")
+        series = [row[-self.config.max_context :] for row in as_series(context)]
+        length, device = patches * self.config.patch_length, next(self.parameters()).device
+        quantiles = torch.full((len(series), length, len(self.config.levels)), torch.nan, dtype=torch.float64)
+        truth = quantiles[..., 0].clone()
+        for rows, values in self._equal_lengths(series):
+            hidden, scale = self._read(values.to(device))
+            known = min(length, values.shape[1] - self.config.patch_length)
+            if known > 0:
+                past = slice(-known // self.config.patch_length - 1, -1)
+                output = self.read_out(hidden[:, past]).double().sort(-1).values
+                ahead = Scale(scale.loc[:, past], scale.scale[:, past]).invert(output)
+                quantiles[rows, -known:], truth[rows, -known:] = ahead.flatten(1, 2).cpu(), values[:, -known:]
+        return quantiles, truth
+
     def _forecast_batch(self, values: Tensor, horizon: int) -> Tensor:
+        future = -(-horizon // self.config.patch_length)
+        hidden, scale = self._read(values, future - 1)
+        quantiles = self.quantiles(hidden[:, -future:], scale.last(), horizon)
+        return torch.where(values.isnan().all(1)[:, None, None], torch.nan, quantiles)
+
+    def _read(self, values: Tensor, unknown: int = 0) -> tuple[Tensor, Scale]:
+        """What the backbone makes of each patch and of `unknown` ones after them, and what they are scaled by."""
         patch, observed = self.config.patch_length, ~values.isnan()
         causal = self.config.scaler == "causal"
         scale = causal_scale(values, observed, patch) if causal else fit_scale(values, observed)
         patches = scale.apply(to_patches(values, patch)).to(self.embed.skip.weight.dtype)
-        future = -(-horizon // patch)
-        patches = F.pad(patches, (0, 0, 0, future - 1), value=torch.nan)
+        patches = F.pad(patches, (0, 0, 0, unknown), value=torch.nan)
         hidden, _ = self.backbone(self.embed_patches(patches, ~patches.isnan()))
-        quantiles = self.quantiles(hidden[:, -future:], scale.last(), horizon)
-        nothing = ~observed.any(1)
-        return torch.where(nothing[:, None, None], torch.nan, quantiles)
+        return hidden, scale
 
     def quantiles(
         self, hidden: Float[Tensor, "batch patch width"], scale: Scale, horizon: int

@@ -22,6 +22,7 @@ class InferenceConfig:
     nonnegative   no quantile below zero for a history that never is; free
     coarser       factors by which a long history is also read more coarsely
     recent        numbers of values to whose last so many a longer history is also cut
+    recent_short  the same for a horizon shorter than two patches, if the network's scaler is causal
     phases        periods whose phases (all Mondays, all Tuesdays, ...) are also read as series of their own, twice as
                   far back as the network reads
     origins       number of past horizons that each further reading first forecasts
@@ -30,22 +31,25 @@ class InferenceConfig:
     Each further reading, coarser, more recent or by phases, first forecasts the last horizons of the history. Those
     that do it better than the plain reading are averaged with it, weighted by how much better. With the defaults this
     takes as long as about six passes more for a long history, twelve from `PHASES_FROM` steps ahead on if it is longer
-    than the network reads, and nothing for a horizon shorter than two patches or a history shorter than four horizons.
+    than the network reads, and nothing for a history shorter than four horizons. For a horizon shorter than two patches
+    only `recent_short` is read further, and judged by what a causal network forecasts patch by patch on its way through
+    the history; that takes about one pass more for a history longer than 1,024 values, and nothing for a shorter one.
     """
 
     flip: bool = True
     nonnegative: bool = True
     coarser: tuple[int, ...] = (3, 6)
     recent: tuple[int, ...] = (4096,)
+    recent_short: tuple[int, ...] = (1024,)
     phases: tuple[int, ...] = (24,)
     origins: int = 2
     temperature: float = 0.1
 
     def __post_init__(self) -> None:
-        if min((*self.coarser, *self.phases), default=2) < 2 or min(self.recent, default=1) < 1:
+        if min((*self.coarser, *self.phases), default=2) < 2 or min((*self.recent, *self.recent_short), default=1) < 1:
             raise ValueError(
-                "expected factors of at least 2 in coarser and phases and lengths of at least 1 in recent, "
-                f"got {self.coarser}, {self.phases} and {self.recent}"
+                "expected factors of at least 2 in coarser and phases and lengths of at least 1 in recent and "
+                f"recent_short, got {self.coarser}, {self.phases}, {self.recent} and {self.recent_short}"
             )
         if self.origins < 1 or not self.temperature > 0:
             raise ValueError(
@@ -57,11 +61,13 @@ class InferenceConfig:
         return max_context * (max(self.coarser, default=1) + self.origins)
 
 
-FAST = InferenceConfig(flip=False, coarser=(), recent=(), phases=())
+FAST = InferenceConfig(flip=False, coarser=(), recent=(), recent_short=(), phases=())
 MIN_HORIZONS = 2
 """A history with fewer left before its held-out end is read once."""
 MIN_PATCHES = 2
-"""For a horizon shorter than this the plain reading is as good on its own, by experience with synthetic series."""
+"""For a horizon shorter than this coarser readings are no better, by experience with synthetic series."""
+PAST_PATCHES = 16
+"""Forecasts of so many patches, made on the way, judge the readings for such a horizon."""
 MIN_BLOCKS = 64
 PHASES_FROM = 240
 """For a shorter horizon, or a history that the network reads whole, phases gain little on synthetic series."""
@@ -104,32 +110,47 @@ class Predictor:
     def _readable(self, series: list[Tensor], horizon: int) -> dict[tuple[Reading, ...], list[int]]:
         """Rows by the further readings for which enough of their history is left once its end is held out."""
         groups: dict[tuple[Reading, ...], list[int]] = {}
-        if horizon < MIN_PATCHES * self.forecaster.config.patch_length:
-            return groups
-        longest = self.forecaster.config.max_context
         for row, values in enumerate(series):
-            left = len(values) - self.config.origins * horizon
-            if left < MIN_HORIZONS * horizon:
-                continue
-            coarser = [Reading(factor) for factor in self.config.coarser if factor <= horizon]
-            recent = [Reading(length=length) for length in self.config.recent if length < longest]
-            usable = [one for one in coarser if left >= MIN_BLOCKS * one.factor]
-            usable += [one for one in recent if one.length is not None and left > one.length]
-            if horizon >= PHASES_FROM and left > longest:
-                periods = [period for period in self.config.phases if left >= MIN_BLOCKS * period]
-                usable += [Reading(length=2 * longest, period=period) for period in periods]
+            usable = self._recent(values) if self._is_short(horizon) else self._usable(values, horizon)
             if usable:
                 groups.setdefault(tuple(usable), []).append(row)
         return groups
 
+    def _is_short(self, horizon: int) -> bool:
+        return horizon < MIN_PATCHES * self.forecaster.config.patch_length
+
+    def _recent(self, values: Tensor) -> list[Reading]:
+        lengths = self.config.recent_short if self.forecaster.config.scaler == "causal" else ()
+        return [Reading(length=length) for length in lengths if length < len(values)]
+
+    def _usable(self, values: Tensor, horizon: int) -> list[Reading]:
+        longest, left = self.forecaster.config.max_context, len(values) - self.config.origins * horizon
+        if left < MIN_HORIZONS * horizon:
+            return []
+        usable = [Reading(one) for one in self.config.coarser if one <= horizon and left >= MIN_BLOCKS * one]
+        usable += [Reading(length=length) for length in self.config.recent if length < min(longest, left)]
+        if horizon >= PHASES_FROM and left > longest:
+            periods = [period for period in self.config.phases if left >= MIN_BLOCKS * period]
+            usable += [Reading(length=2 * longest, period=period) for period in periods]
+        return usable
+
     def _mixed(self, series: list[Tensor], plain: Tensor, readings: tuple[Reading, ...], horizon: int) -> Tensor:
         ahead = torch.stack([plain, *(self._read(series, reading, horizon) for reading in readings)])
-        origins = range(horizon, (self.config.origins + 1) * horizon, horizon)
-        past = torch.stack([self._past_errors(series, readings, horizon, back) for back in origins])
+        if self._is_short(horizon):
+            past = self._errors_on_the_way(series, readings)
+        else:
+            origins = range(horizon, (self.config.origins + 1) * horizon, horizon)
+            past = torch.stack([self._past_errors(series, readings, horizon, back) for back in origins]).sum(0)
         # A phase, or all blocks, may never have been observed.
         unable = ahead.isnan().flatten(2).any(-1)
-        weights = _weights(past.sum(0).masked_fill(unable, torch.inf), self.config.temperature)
+        weights = _weights(past.masked_fill(unable, torch.inf), self.config.temperature)
         return (weights[..., None, None].to(ahead.dtype) * ahead.nan_to_num()).sum(0)
+
+    def _errors_on_the_way(self, series: list[Tensor], readings: tuple[Reading, ...]) -> Tensor:
+        """Error of every reading, plain first, in forecasting the last patches one by one."""
+        cut = [[values[-(reading.length or 0) :] for values in series] for reading in (Reading(), *readings)]
+        past = [self.forecaster.forecasts_on_the_way(values, PAST_PATCHES) for values in cut]
+        return torch.stack([pinball(quantiles, truth, self.forecaster.config.levels) for quantiles, truth in past])
 
     def _past_errors(self, series: list[Tensor], readings: tuple[Reading, ...], horizon: int, back: int) -> Tensor:
         """Error of every reading, plain first, in forecasting from `back` steps before the end."""
