@@ -125,15 +125,14 @@ class DriftingOnTheWay(Drifting):
     config = ForecasterConfig(scaler="causal")
 
     def forecasts_on_the_way(self, context, patches):
-        length = 32 * patches
+        length, levels = 32 * patches, len(DECILES)
         truth = torch.stack([values[-length:].double() for values in context])
-        before = [[values[: len(values) - back][-self.window :].mean() for values in context] for back in _backs(length)]
-        quantiles = torch.tensor(before).T.repeat_interleave(32, 1)[..., None].expand(-1, -1, len(DECILES))
-        return quantiles.double(), truth
-
-
-def _backs(length):
-    return range(length, 0, -32)
+        quantiles = torch.full((len(context), length, levels), torch.nan, dtype=torch.float64)
+        for row, values in enumerate(context):
+            for back in range(length, 0, -32):
+                at = length - back
+                quantiles[row, at : at + 32] = values[: len(values) - back][-self.window :].mean()
+        return quantiles, truth
 
 
 def test_a_recent_reading_counts_for_a_short_horizon_too():
