@@ -69,9 +69,9 @@ def test_a_thousand_entries_are_one_call(model):
     entries = [{"start": pd.Period("2020", "D"), "target": np.arange(40.0) + i} for i in range(1000)]
     predictor = TsseqPredictor(3, model, flip=False)
     with torch.inference_mode():
-        predictor.forecaster.register_forward_hook(lambda module, inputs, output: calls.append(len(output)))
+        predictor.forecaster.backbone.register_forward_hook(lambda module, inputs, output: calls.append(len(inputs[0])))
         assert len(list(predictor.predict(entries))) == 1000
-    predictor.forecaster._forward_hooks.clear()
+    predictor.forecaster.backbone._forward_hooks.clear()
     assert sum(calls) == 1000 and len(calls) == 2  # the network itself reads 512 at a time
 
 

@@ -34,6 +34,11 @@ def test_tensors(tmp_path, monkeypatch):
     assert run(one("tsseq.load("), tmp_path, monkeypatch)["forecast"].quantiles.shape == (2, 48, 3)
 
 
+def test_stream(tmp_path, monkeypatch):
+    stream = run(one("tsseq.load(") + one("model.stream("), tmp_path, monkeypatch)["stream"]
+    assert stream.count == 5010
+
+
 def test_sktime_forecaster(tmp_path, monkeypatch):
     forecaster = run(one("TsseqForecaster"), tmp_path, monkeypatch)["forecaster"]
     assert forecaster.predict_quantiles(alpha=[0.1, 0.5, 0.9]).shape == (3, 3)
@@ -50,5 +55,5 @@ def test_gluonts_predictor(tmp_path, monkeypatch):
 
 
 def test_every_snippet_has_a_test():
-    words = ("tsseq.forecast(", "tsseq.load(", "TsseqForecaster", "TsseqClassifier", "TsseqPredictor")
+    words = ("tsseq.forecast(", "tsseq.load(", "model.stream(", "TsseqForecaster", "TsseqClassifier", "TsseqPredictor")
     assert sorted(SNIPPETS) == sorted(one(word) for word in words)

@@ -149,7 +149,8 @@ class Forecaster(nn.Module):
         self, hidden: Float[Tensor, "batch patch width"]
     ) -> Float[Tensor, "batch patch patch_length quantile"]:
         with torch.autocast(hidden.device.type, enabled=False):
-            output: Tensor = self.head(hidden.to(self.head.skip.weight.dtype))
+            # As rows: how torch multiplies one of them in a batch depends on whether the weights take gradients.
+            output: Tensor = self.head(hidden.to(self.head.skip.weight.dtype).flatten(0, 1))
             output = MAX_OUTPUT * torch.tanh(output / MAX_OUTPUT)
         return output.reshape(*hidden.shape[:2], self.config.patch_length, len(self.config.levels))
 

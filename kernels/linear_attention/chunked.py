@@ -80,7 +80,10 @@ def _headwise(q: Tensor, k: Tensor, v: Tensor, f: Tensor, i: Tensor, state: Stat
 
 
 def _normalized(q: Tensor, k: Tensor, v: Tensor, f: Tensor, i: Tensor, state: State) -> tuple[Tensor, State]:
-    """The read-out does not depend on the stabiliser, so that gradients pass it by except where it is a result."""
+    """The read-out does not depend on the stabiliser, so that gradients pass it by except where it is a result.
+
+    There what is owed to a gate and to the stabiliser that it sets are the same numbers, and cancel.
+    """
     memory, normalizer, maximum = state
     spans = _spans(f) + i[..., None, :]
     before = f.cumsum(-1)
@@ -88,7 +91,7 @@ def _normalized(q: Tensor, k: Tensor, v: Tensor, f: Tensor, i: Tensor, state: St
     for n in range(f.shape[2]):
         stabilizers.append(torch.maximum(before[:, :, n, -1] + stabilizers[-1], spans[:, :, n, -1].amax(-1)))
     edges = torch.stack(stabilizers, dim=2).detach()
-    entry, leave = edges[..., :-1, None], edges[..., 1:, None]
+    entry, leave = edges[..., :-1, None], torch.cat([edges[..., 1:-1], stabilizers[-1][..., None]], dim=-1)[..., None]
     m = torch.maximum(before + entry, spans.amax(-1)).detach()
 
     shift = (maximum - edges[..., 0]).nan_to_num(0.0).exp()[..., None, None]
@@ -99,7 +102,6 @@ def _normalized(q: Tensor, k: Tensor, v: Tensor, f: Tensor, i: Tensor, state: St
     inside = (q @ k.mT * (spans - m[..., None]).exp()) @ v
     o = inside + (before + entry - m).exp()[..., None] * (q @ memories)
     weight = torch.maximum(o[..., -1].abs(), (-m).exp())
-    last = last * (edges[..., -1] - stabilizers[-1]).exp()[..., None, None]
     return o[..., :-1] / weight[..., None], (last[..., :-1], last[..., -1], stabilizers[-1])
 
 
