@@ -22,7 +22,7 @@ def pretrain(
     mlp_width: int = 640,
     patch_length: int = 32,
     patches: int = 128,
-    scaler: Literal["context", "causal"] = "context",
+    scaler: Literal["context", "causal"] = "causal",
     weave: bool = False,
     options: dict[str, Any] | None = None,
     batch_size: int = 256,
@@ -53,7 +53,7 @@ def pretrain(
     Examples:
       tsseq pretrain runs/tiny --width 64 --layers 2 --mlp_width 128 --max_steps 200 --batch_size 32
       tsseq pretrain runs/lru --mixer lru --precision bf16-mixed --compile
-      tsseq pretrain runs/more --start base --scaler causal --learning_rate 1e-3
+      tsseq pretrain runs/more --start base --patches 256 --learning_rate 1e-3
       tsseq pretrain runs/long --patches 256 --cuts '{"16": 0.3, "128": 0.4}' --batch_size 64
 
     Args:
@@ -66,7 +66,7 @@ def pretrain(
         mlp_width: hidden features of the perceptron in each block; 0 leaves it out
         patch_length: values per position
         patches: positions per training series
-        scaler: scale a patch by the whole stretch that is known, or by what was known up to it
+        scaler: scale a patch by what was known up to it, which lets a series be streamed, or by all that is known
         weave: add each layer's final state to the next layer's initial state (gives up streaming)
         options: keyword arguments of the mixer, as JSON
         batch_size: series per step and device

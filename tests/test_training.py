@@ -241,10 +241,10 @@ def test_from_the_shell_to_a_forecast(tmp_path, capsys):
 def test_a_run_can_start_from_the_weights_of_another(tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     assert main(f"pretrain {first} {SMALL_RUN} --accelerator cpu".split()) == 0
-    still = f"--start {first} --scaler causal --learning_rate 0 --seed 7 --accelerator cpu"
+    still = f"--start {first} --scaler context --learning_rate 0 --seed 7 --accelerator cpu"
     assert main(f"pretrain {second} {SMALL_RUN} {still}".split()) == 0
     one, two = load(first), load(second)
-    assert (one.config.scaler, two.config.scaler) == ("context", "causal")
+    assert (one.config.scaler, two.config.scaler) == ("causal", "context")
     for name, weight in one.state_dict().items():
         torch.testing.assert_close(two.state_dict()[name], weight)
 
