@@ -73,7 +73,7 @@ def fit_scale(values: Float[Tensor, "batch time"], observed: Bool[Tensor, "batch
 
 
 class RunningSums(NamedTuple):
-    """What a causal scale remembers of the observed values of each series, in halved units (by HEADROOM).
+    """What a causal scale remembers of the observed values of each series, times HEADROOM.
 
     `first` is the first of them, `number` how many there were, and `sums` are those of their distances from the first,
     of their deviations, and of both once outliers are drawn in.
@@ -90,7 +90,7 @@ class RunningSums(NamedTuple):
     def scale(self) -> Scale:
         """That of what comes next."""
         number = self.number.clamp(min=1)
-        return _unhalved(self.first, self.number, self.sums[:, 2:3] / number, self.sums[:, 3:] / number)
+        return _scale_of(self.first, self.number, self.sums[:, 2:3] / number, self.sums[:, 3:] / number)
 
 
 def causal_scale(values: Float[Tensor, "batch time"], observed: Bool[Tensor, "batch time"], patch_length: int) -> Scale:
@@ -129,9 +129,9 @@ def continued_scale(
     values = torch.minimum(torch.maximum(values, low[..., None]), high[..., None])
     loc = running_mean(values)
     deviation = running_mean((values - loc[..., None]).abs())
-    return _unhalved(first, count, loc, deviation), RunningSums(first, count[:, -1:], torch.stack(sums, 1))
+    return _scale_of(first, count, loc, deviation), RunningSums(first, count[:, -1:], torch.stack(sums, 1))
 
 
-def _unhalved(first: Tensor, count: Tensor, loc: Tensor, deviation: Tensor) -> Scale:
+def _scale_of(first: Tensor, count: Tensor, loc: Tensor, deviation: Tensor) -> Scale:
     loc = torch.where(count > 0, first + loc, 0.0) / HEADROOM
     return Scale(loc, (deviation / HEADROOM).clamp(min=torch.finfo(loc.dtype).tiny))
