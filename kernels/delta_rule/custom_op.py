@@ -1,53 +1,61 @@
 """The GPU form of the delta rule as a torch operator: whole under torch.compile, capturable in a CUDA graph."""
 
+import os
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tsseq.kernels.delta_rule.triton import forward_kernel, solve_kernel
+from tsseq.kernels.delta_rule.triton import forward_kernel
 from tsseq.kernels.delta_rule.triton_gradients import adjoint_kernel, gradient_kernel
+from tsseq.kernels.delta_rule.triton_solve import solve_kernel
 from tsseq.kernels.layout import token_rows
+from tsseq.kernels.precision import precision
 
 SPLIT = True
 """Whether products of bfloat16 inputs with computed matrices take these as a sum of two bfloat16 ones."""
 MAX_STEPS = 4
+PREFETCH = os.environ.get("TRITON_INTERPRET") != "1" and torch.version.hip is None
+"""Whether kernels may hold instructions of NVIDIA's, which Triton's interpreter cannot read."""
 
 
 @dataclass(frozen=True)
 class Launch:
     """How the kernels are cut for one width.
 
-    Rows per chunk (tokens times padded steps: 16, 32 or 64; float32 takes 16, its tiles being twice as large), value
-    columns (of the gradients: key columns and chunks) and warps per program, stages of loads in flight, and registers
-    per thread (fewer let more programs share a multiprocessor; None leaves it to the compiler).
+    Rows per chunk (tokens times padded steps: 16, 32 or 64; float32 takes 16, its tiles being twice as large), warps
+    per program (but of the solves, which take one), value columns per program (of the gradients: key columns, and at
+    most so many chunks), and stages of loads in flight. `prefetch` has the adjoint kernel bring what it loads next
+    into the L2 cache, and `turn` has the gradient kernel use its F and M on both sides.
     """
 
-    chunk_rows: int
-    solve_registers: int | None
-    forward_values: int
-    forward_warps: int
+    rows: int
+    warps: int
+    values: int
     forward_stages: int
-    forward_registers: int | None
-    adjoint_values: int
-    adjoint_warps: int
     adjoint_stages: int
-    adjoint_registers: int | None
-    gradient_keys: int
-    gradient_chunks: int
-    gradient_warps: int
+    prefetch: bool
+    keys: int
+    chunks: int
     gradient_stages: int
-    gradient_registers: int | None
+    turn: bool
 
 
 LAUNCH = {
-    16: Launch(32, None, 16, 1, 2, None, 16, 1, 2, None, 16, 4, 1, 2, None),
-    32: Launch(32, None, 32, 1, 2, None, 32, 1, 2, None, 32, 4, 1, 2, None),
-    64: Launch(64, 168, 64, 4, 3, None, 64, 4, 3, None, 64, 4, 4, 2, None),
-    128: Launch(64, None, 64, 4, 2, None, 64, 4, 2, None, 64, 1, 4, 1, None),
+    (16, 1): Launch(32, 1, 16, 2, 2, False, 16, 4, 2, False),
+    (32, 1): Launch(32, 1, 32, 2, 2, False, 32, 4, 2, False),
+    (64, 1): Launch(64, 4, 64, 2, 2, True, 64, 8, 2, True),
+    (128, 1): Launch(64, 4, 64, 1, 1, False, 64, 32, 2, True),
+    (16, 2): Launch(32, 1, 16, 2, 2, False, 16, 4, 2, False),
+    (32, 2): Launch(32, 1, 32, 2, 2, False, 32, 4, 2, False),
+    (64, 2): Launch(64, 4, 64, 2, 3, False, 64, 32, 2, False),
+    (128, 2): Launch(64, 4, 64, 2, 3, False, 64, 32, 2, True),
 }
-"""By the larger of key and value width, rounded up to a power of two. Fixed: nothing is tuned at run time."""
+"""By the larger of key and value width, rounded up to a power of two, and by one step per token or more.
+
+Fixed: nothing is tuned at run time.
+"""
 
 
 def supports(query: Tensor, key: Tensor, value: Tensor) -> bool:
@@ -91,20 +99,20 @@ def _forward(
     shape = _shape(q, k, v)
     launch = _launch(k, v)
     batch, time, head, _ = q.shape
-    flags = {"HAS_DECAY": log_decay is not None, "PRECISION": _precision(q)}
+    flags = {"HAS_DECAY": log_decay is not None, "PRECISION": precision(q.dtype)}
     solve_shape = {name: x for name, x in shape.items() if name not in ("V", "BV")}
     solve_kernel[(batch * head * w.shape[2],)](
         k, beta, q if log_decay is None else log_decay, w, cumulated, time, K_STRIDE=k.stride(1),
         B_STRIDE=beta.stride(1), G_STRIDE=_stride(log_decay), **solve_shape, **flags,
-        SMALLEST=_smallest_beta(q), num_warps=1, maxnreg=_registers(q, launch.solve_registers, w[..., 0, 0].numel()),
+        SMALLEST=_smallest_beta(q), num_warps=1,
     )  # fmt: skip
-    shape["BV"] = min(shape["BV"], launch.forward_values)
+    shape["BV"] = min(shape["BV"], launch.values)
     slices = -(-v.shape[-1] // shape["BV"])
     forward_kernel[(batch * head * slices,)](
         q, k, v, cumulated, w, q if initial is None else initial, output, final, u, states, time,
         Q_STRIDE=q.stride(1), K_STRIDE=k.stride(1), V_STRIDE=v.stride(1), **shape, **flags,
         HAS_INITIAL=initial is not None, SAVE=save, SPLIT=SPLIT, STAGES=launch.forward_stages,
-        num_warps=launch.forward_warps, maxnreg=_registers(q, launch.forward_registers, batch * head * slices),
+        num_warps=launch.warps,
     )  # fmt: skip
     return output, final, w, u, states, cumulated
 
@@ -140,26 +148,25 @@ def _backward(
     batch, time, head, _ = q.shape
     flags: dict[str, Any] = {
         "Q_STRIDE": q.stride(1), "K_STRIDE": k.stride(1), "O_STRIDE": grad_output.stride(1),
-        "HAS_DECAY": log_decay is not None, "HAS_INITIAL": has_initial, "SPLIT": SPLIT, "PRECISION": _precision(q),
+        "HAS_DECAY": log_decay is not None, "HAS_INITIAL": has_initial, "SPLIT": SPLIT, "PRECISION": precision(q.dtype),
     }  # fmt: skip
-    values = min(shape["BV"], launch.adjoint_values)
-    programs = batch * head * -(-u.shape[-1] // values)
-    adjoint_kernel[(programs,)](
+    values = min(shape["BV"], launch.values)
+    adjoint_kernel[(batch * head * -(-u.shape[-1] // values),)](
         q, k, cumulated, w, grad_output, q if grad_final is None else grad_final, dv, grad_states, dinitial, time,
-        HAS_GRAD_FINAL=grad_final is not None, STAGES=launch.adjoint_stages, num_warps=launch.adjoint_warps,
-        maxnreg=_registers(q, launch.adjoint_registers, programs), **flags, **(shape | {"BV": values}),
+        HAS_GRAD_FINAL=grad_final is not None, STAGES=launch.adjoint_stages, PREFETCH=PREFETCH and launch.prefetch,
+        num_warps=launch.warps, **flags, **(shape | {"BV": values}),
     )  # fmt: skip
-    shape["BK"] = min(shape["BK"], launch.gradient_keys)
+    shape["BK"] = min(shape["BK"], launch.keys)
     slices = -(-q.shape[-1] // shape["BK"])
-    programs = batch * head * -(-w.shape[2] // launch.gradient_chunks) * slices
+    total = batch * head * w.shape[2]
+    count = min(launch.chunks, max(1, total * slices // (2 * _processors(q))))  # enough programs for two on each
     in_slices = dlog_decay
     if log_decay is not None and slices > 1:
         in_slices = q.new_empty(batch, time, slices, head, dtype=torch.float32)
-    gradient_kernel[(programs,)](
-        q, k, beta, cumulated, u, states, grad_output, dv, grad_states, dq, dk, dbeta, in_slices, time,
-        B_STRIDE=beta.stride(1), SMALLEST=_smallest_beta(q), num_warps=launch.gradient_warps,
-        maxnreg=_registers(q, launch.gradient_registers, programs),
-        CHUNKS=launch.gradient_chunks, STAGES=launch.gradient_stages, **flags, **shape,
+    gradient_kernel[(-(-total // count) * slices,)](
+        q, k, beta, cumulated, u, states, grad_output, dv, grad_states, dq, dk, dbeta, in_slices, time, total, count,
+        B_STRIDE=beta.stride(1), SMALLEST=_smallest_beta(q), STAGES=launch.gradient_stages, TURN=launch.turn,
+        num_warps=launch.warps, **flags, **shape,
     )  # fmt: skip
     if in_slices is not dlog_decay:
         dlog_decay.copy_(in_slices.sum(2))
@@ -228,7 +235,7 @@ def _allocate(
     return (
         q.new_empty(batch, time, head, value_width),
         q.new_empty(batch, head, key_width, value_width, dtype=torch.float32),
-        q.new_empty(batch, head, chunks, rows, rows, dtype=_solve_dtype(q)),
+        q.new_empty(batch, head, chunks, 2 if q.dtype == torch.bfloat16 else 1, rows, rows),
         q.new_empty(v.shape if save else (0,)),
         q.new_empty((batch, head, chunks, value_width, key_width) if save else (0,)),
         q.new_empty((0,) if log_decay is None else (batch, head, chunks, tokens), dtype=torch.float32),
@@ -250,12 +257,10 @@ def _allocate_gradients(
 
 
 def _launch(k: Tensor, v: Tensor) -> Launch:
-    launch = LAUNCH[max(_block(k.shape[-1]), _block(v.shape[-1]))]
+    launch = LAUNCH[max(_block(k.shape[-1]), _block(v.shape[-1])), min(k.shape[2], 2)]
     if k.dtype == torch.float32:  # its tiles fill registers: narrower ones, from shared memory
-        launch = replace(
-            launch, gradient_keys=min(launch.gradient_keys, 32), gradient_chunks=4, gradient_stages=2, chunk_rows=16
-        )
-    return launch if _architecture(k) >= 9 else replace(launch, chunk_rows=min(launch.chunk_rows, 32))
+        launch = replace(launch, keys=min(launch.keys, 32), chunks=4, gradient_stages=2, rows=16)
+    return launch if _architecture(k) >= 9 else replace(launch, rows=min(launch.rows, 32))
 
 
 def _architecture(x: Tensor) -> int:
@@ -270,7 +275,7 @@ def _block(width: int) -> int:
 def _chunk(k: Tensor, v: Tensor) -> tuple[int, int]:
     """Tokens per chunk, and steps per token rounded up to a power of two."""
     padded = 1 << (k.shape[2] - 1).bit_length()
-    return _launch(k, v).chunk_rows // padded, padded
+    return _launch(k, v).rows // padded, padded
 
 
 def _shape(q: Tensor, k: Tensor, v: Tensor) -> dict[str, int]:
@@ -288,28 +293,14 @@ def _shape(q: Tensor, k: Tensor, v: Tensor) -> dict[str, int]:
     }
 
 
-def _solve_dtype(q: Tensor) -> torch.dtype:
-    """W enters every later token, so its rounding is what long memories notice first: three bits more for it."""
-    return torch.float32 if q.dtype == torch.float32 else torch.float16
-
-
 def _smallest_beta(q: Tensor) -> float:
     """The smallest normal number of W's type, or what float32 values do not resolve."""
-    return 1e-7 if q.dtype == torch.float32 else 2.0**-14
+    return 2.0**-14 if q.dtype == torch.float16 else 1e-7
 
 
 def _stride(log_decay: Tensor | None) -> int:
     return 0 if log_decay is None else log_decay.stride(1)
 
 
-def _registers(q: Tensor, most: int | None, programs: int) -> int | None:
-    """No limit for float32, whose tiles would spill, or where there are too few programs to share a processor."""
-    if q.dtype == torch.float32:
-        return None
-    processors = torch.cuda.get_device_properties(q.device).multi_processor_count if q.is_cuda else 0
-    return most if programs > 2 * processors else None
-
-
-def _precision(q: Tensor) -> str:
-    """Three tf32 products make one float32 product; narrower types ignore the setting."""
-    return "tf32x3" if q.dtype == torch.float32 else "tf32"
+def _processors(x: Tensor) -> int:
+    return torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else 1

@@ -23,7 +23,8 @@ and then for all chunks in parallel
 The gradient of the cumulated log decay is Q * dQ + K * dK of the terms that grow with it - K * dK of those that
 shrink, summed over a row. Products are oriented (transposed, [value, row], in the first three kernels) so that a
 result is the next product's left operand without leaving its registers, and never is a product's result transposed
-into an operand: Triton 3.4 to 3.7.0 miscompiles that on Hopper.
+into an operand: Triton 3.4 to 3.7.0 miscompiles that on Hopper. Nor may a loop's registers spill: what is loaded back
+comes after all that is on its way from memory.
 """
 
 import triton
@@ -43,25 +44,23 @@ def split(a):
 
 
 @triton.jit
-def product_with_solve(a, w, PRECISION: tl.constexpr):
-    """`a` times the stored W; for bfloat16 `a` W is float16, and enters as the sum of two bfloat16 matrices."""
+def product_with_solve(a, high, low, PRECISION: tl.constexpr):
+    """`a` times the stored W, which for bfloat16 `a` is the sum of two bfloat16 matrices, as they lie in memory."""
     if a.dtype == tl.bfloat16:
-        high, low = split(w.to(tl.float32))
         return tl.dot(a, high, product(a, low, PRECISION), input_precision=PRECISION)
     else:
-        return product(a, w, PRECISION)
+        return product(a, high, PRECISION)
 
 
 @triton.jit
-def float_product_with_solve(a, w, dtype: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr):
+def float_product_with_solve(a, high, low, dtype: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr):
     """float32 `a` times the stored W; for nearly equal keys W magnifies what rounding `a` to bfloat16 leaves out."""
     if SPLIT and dtype == tl.bfloat16:
-        high, low = split(a)
-        w_high, w_low = split(w.to(tl.float32))
-        total = tl.dot(high, w_low, product(low, w_high, PRECISION), input_precision=PRECISION)
-        return tl.dot(high, w_high, total, input_precision=PRECISION)
+        a_high, a_low = split(a)
+        total = tl.dot(a_high, low, product(a_low, high, PRECISION), input_precision=PRECISION)
+        return tl.dot(a_high, high, total, input_precision=PRECISION)
     else:
-        return product_with_solve(a.to(dtype), w, PRECISION)
+        return product_with_solve(a.to(dtype), high, low, PRECISION)
 
 
 @triton.jit
@@ -84,36 +83,6 @@ def add_float_right_product(total, a, b, SPLIT: tl.constexpr, PRECISION: tl.cons
         return tl.dot(a, low, total, input_precision=PRECISION)
     else:
         return tl.dot(a, b.to(a.dtype), total, input_precision=PRECISION)
-
-
-@triton.jit
-def float_product(a, b, WHOLE: tl.constexpr, HALF: tl.constexpr):
-    """float32 `a` times float32 `b`; where HALF, of the first eleven bits of `b` and of `a`, or of a WHOLE `a`.
-
-    That is what W itself is rounded to, and float16 factors take fewer instructions than those of tf32, which are no
-    more precise.
-    """
-    if HALF:
-        high = a.to(tl.float16)
-        b = b.to(tl.float16)
-        result = tl.dot(high, b)
-        if WHOLE:
-            result = tl.dot((a - high.to(tl.float32)).to(tl.float16), b, result)
-        return result
-    else:
-        return product(a, b, "tf32x3")
-
-
-@triton.jit
-def invert_unit_lower(a, HALF: tl.constexpr):
-    """(I + a)^-1 of a strictly lower 16 x 16 `a` by doubling diagonal blocks; only true inverses are multiplied."""
-    i = tl.arange(0, 16)[:, None]
-    j = tl.arange(0, 16)[None, :]
-    x = tl.where(i == j, 1.0, 0.0) - tl.where(i // 2 == j // 2, a, 0.0)
-    for level in tl.static_range(1, 4):
-        below = tl.where((i >> level + 1 == j >> level + 1) & (i >> level != j >> level), a, 0.0)
-        x -= float_product(x, float_product(below, x, False, HALF), False, HALF)
-    return x
 
 
 @triton.jit
@@ -141,16 +110,31 @@ def safe_beta(beta, SMALLEST: tl.constexpr):
 
 
 @triton.jit
-def load_decay(pointer, mask):
-    """Logarithms to base 2; float32 cannot tell 2^-150 from the zero of a reset, whose -inf would give NaN here."""
-    decay = tl.load(pointer, mask, 0.0).to(tl.float32) * 1.4426950408889634
-    return tl.where(decay < -150.0, -150.0, decay)
-
-
-@triton.jit
 def hidden_zero(position):
     """Zero, but the compiler cannot know: addresses derived from it are computed in the loop, not kept in registers."""
     return (position >> 61).to(tl.int32) * 64
+
+
+@triton.jit
+def prefetch_rows(
+    x, left, STRIDE: tl.constexpr, STEP_STRIDE: tl.constexpr, TOKENS: tl.constexpr, STEPS_PADDED: tl.constexpr,
+    N: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Start to bring rows of `x`, `left` tokens at most, into the L2 cache, where they take no shared memory.
+
+    A loop's loads are issued at the end of the iteration before the one that waits for them. Where too little shared
+    memory is left for more of them to be in flight they should not have to come from far. A prefetch brings 32 bytes.
+    """
+    PART: tl.constexpr = 256 // x.dtype.element_ty.primitive_bitwidth
+    PARTS: tl.constexpr = (BLOCK + PART - 1) // PART
+    i = tl.arange(0, TOKENS * STEPS_PADDED * PARTS)
+    token = tl.minimum(i // (PARTS * STEPS_PADDED), left - 1)
+    step = tl.minimum(i // PARTS % STEPS_PADDED, N - 1)
+    column = tl.minimum(i % PARTS * PART, WIDTH - 1)
+    at = (x + (token * STRIDE + step * STEP_STRIDE + column)).to(tl.int64)
+    tl.inline_asm_elementwise(
+        "prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [at], dtype=tl.int32, is_pure=False, pack=1
+    )
 
 
 @triton.jit
@@ -163,123 +147,16 @@ def tile_mask(rows, columns, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def load_block(
-    k, beta, log_decay, cumulated, before, left, BLOCK: tl.constexpr, K_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr,
-    G_STRIDE: tl.constexpr, H: tl.constexpr, N: tl.constexpr, K: tl.constexpr, BK: tl.constexpr,
-    STEPS_PADDED: tl.constexpr, HAS_DECAY: tl.constexpr, SMALLEST: tl.constexpr,
-):  # fmt: skip
-    """Keys, beta and cumulated decay (`before` at the block's start) of 16 rows of a chunk, and its decay in all."""
-    i = tl.arange(0, 16)
-    column = tl.arange(0, BK)
-    token = (BLOCK * 16 + i) // STEPS_PADDED
-    step = i % STEPS_PADDED
-    live = (token < left) & (step < N)
-    row = token * K_STRIDE + step * (H * K)
-    keys = tl.load(k + row[:, None] + column[None, :], live[:, None] & (column < K)[None, :], 0.0)
-    b = safe_beta(tl.load(beta + token * B_STRIDE + step * H, live, 0.0).to(tl.float32), SMALLEST)
-    g = tl.zeros([16], tl.float32)
-    if HAS_DECAY:
-        decay = load_decay(log_decay + token * G_STRIDE, live & (step == 0))
-        g = before + tl.cumsum(decay, 0)
-        before += tl.sum(decay, 0)
-        tl.store(cumulated + token, g, step == 0)
-    return keys, b, g, before
-
-
-@triton.jit
-def interaction(later, b, g_later, earlier, g_earlier, mask, HAS_DECAY: tl.constexpr, PRECISION: tl.constexpr):
-    """diag(beta) Gamma * K K^T of a block's rows with those of an earlier one, or with its own where `mask`."""
-    a = product(later, tl.trans(earlier), PRECISION) * b[:, None]
-    return a * causal_decay(g_later[:, None], g_earlier[None, :], mask, HAS_DECAY)
-
-
-@triton.jit
-def store_block(w, x, b, ROW: tl.constexpr, COLUMN: tl.constexpr, R: tl.constexpr):
-    """X diag(beta) as a 16 x 16 block of W."""
-    i = tl.arange(0, 16)
-    to = w + ROW * 16 * R + COLUMN * 16 + i[:, None] * R + i[None, :]
-    tl.store(to, (x * b[None, :]).to(w.dtype.element_ty))
-
-
-@triton.jit
-def load_solve(w, r, row, R: tl.constexpr):
-    """W of a chunk with rows `r`, at `row`; blocks above the diagonal are zero and not in memory."""
-    return tl.load(w + (row[:, None] * R + r[None, :]), (r // 16)[:, None] >= (r // 16)[None, :], 0.0)
-
-
-@triton.jit(do_not_specialize=["T"])
-def solve_kernel(
-    k, beta, log_decay, w, cumulated, T, K_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr, G_STRIDE: tl.constexpr,
-    H: tl.constexpr, N: tl.constexpr, K: tl.constexpr, BK: tl.constexpr, TOKENS: tl.constexpr,
-    STEPS_PADDED: tl.constexpr, HAS_DECAY: tl.constexpr, SMALLEST: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """W and the cumulated log decay of one chunk and head.
-
-    W is made of 16 x 16 blocks; where a chunk has 32 rows or 64, inverses of two halves are joined.
-    """
-    HALF: tl.constexpr = k.dtype.element_ty != tl.float32
-    R: tl.constexpr = TOKENS * STEPS_PADDED
-    pid = tl.program_id(0).to(tl.int64)
-    h = pid % H
-    chunks = tl.cdiv(T, TOKENS)
-    c = (pid // H) % chunks
-    b = pid // H // chunks
-    left = T - c * TOKENS
-    first = b * T + c * TOKENS
-    i = tl.arange(0, 16)
-    below = i[:, None] > i[None, :]
-    every = (i >= 0)[:, None]
-    w += ((b * H + h) * chunks + c) * (R * R)
-    cumulated += ((b * H + h) * chunks + c) * TOKENS
-    k += first * K_STRIDE + h * K
-    beta += first * B_STRIDE + h
-    log_decay += first * G_STRIDE + h
-
-    k1, b1, g1, g_end = load_block(
-        k, beta, log_decay, cumulated, 0.0, left, 0, K_STRIDE, B_STRIDE, G_STRIDE, H, N, K, BK, STEPS_PADDED,
-        HAS_DECAY, SMALLEST,
-    )  # fmt: skip
-    x1 = invert_unit_lower(interaction(k1, b1, g1, k1, g1, below, HAS_DECAY, PRECISION), HALF)
-    store_block(w, x1, b1, 0, 0, R)
-    if R >= 32:
-        k2, b2, g2, g_end = load_block(
-            k, beta, log_decay, cumulated, g_end, left, 1, K_STRIDE, B_STRIDE, G_STRIDE, H, N, K, BK, STEPS_PADDED,
-            HAS_DECAY, SMALLEST,
-        )  # fmt: skip
-        x2 = invert_unit_lower(interaction(k2, b2, g2, k2, g2, below, HAS_DECAY, PRECISION), HALF)
-        a21 = interaction(k2, b2, g2, k1, g1, every, HAS_DECAY, PRECISION)
-        x21 = -float_product(x2, float_product(a21, x1, True, HALF), True, HALF)
-        store_block(w, x21, b1, 1, 0, R)
-        store_block(w, x2, b2, 1, 1, R)
-    if R == 64:
-        k3, b3, g3, g_end = load_block(
-            k, beta, log_decay, cumulated, g_end, left, 2, K_STRIDE, B_STRIDE, G_STRIDE, H, N, K, BK, STEPS_PADDED,
-            HAS_DECAY, SMALLEST,
-        )  # fmt: skip
-        k4, b4, g4, g_end = load_block(
-            k, beta, log_decay, cumulated, g_end, left, 3, K_STRIDE, B_STRIDE, G_STRIDE, H, N, K, BK, STEPS_PADDED,
-            HAS_DECAY, SMALLEST,
-        )  # fmt: skip
-        x3 = invert_unit_lower(interaction(k3, b3, g3, k3, g3, below, HAS_DECAY, PRECISION), HALF)
-        x4 = invert_unit_lower(interaction(k4, b4, g4, k4, g4, below, HAS_DECAY, PRECISION), HALF)
-        a43 = interaction(k4, b4, g4, k3, g3, every, HAS_DECAY, PRECISION)
-        x43 = -float_product(x4, float_product(a43, x3, True, HALF), True, HALF)
-        store_block(w, x3, b3, 2, 2, R)
-        store_block(w, x43, b3, 3, 2, R)
-        store_block(w, x4, b4, 3, 3, R)
-
-        a31 = interaction(k3, b3, g3, k1, g1, every, HAS_DECAY, PRECISION)
-        a32 = interaction(k3, b3, g3, k2, g2, every, HAS_DECAY, PRECISION)
-        a41 = interaction(k4, b4, g4, k1, g1, every, HAS_DECAY, PRECISION)
-        a42 = interaction(k4, b4, g4, k2, g2, every, HAS_DECAY, PRECISION)
-        upper = float_product(a31, x1, True, HALF) + float_product(a32, x21, True, HALF)
-        lower = float_product(a41, x1, True, HALF) + float_product(a42, x21, True, HALF)
-        store_block(w, -float_product(x3, upper, True, HALF), b1, 2, 0, R)
-        store_block(w, -(float_product(x43, upper, True, HALF) + float_product(x4, lower, True, HALF)), b1, 3, 0, R)
-        upper = float_product(a32, x2, True, HALF)
-        lower = float_product(a42, x2, True, HALF)
-        store_block(w, -float_product(x3, upper, True, HALF), b2, 2, 1, R)
-        store_block(w, -(float_product(x43, upper, True, HALF) + float_product(x4, lower, True, HALF)), b2, 3, 1, R)
+def load_solve(w, chunk, r, row, R: tl.constexpr):
+    """W of a chunk with rows `r`, at `row`, or its two parts; blocks above the diagonal are zero and not in memory."""
+    lower = (r // 16)[:, None] >= (r // 16)[None, :]
+    at = row[:, None] * R + r[None, :]
+    if w.dtype.element_ty == tl.bfloat16:
+        w += chunk * (2 * R * R)
+        return tl.load(w + at, lower, 0.0), tl.load(w + R * R + at, lower, 0.0)
+    else:
+        high = tl.load(w + chunk * (R * R) + at, lower, 0.0)
+        return high, high
 
 
 @triton.jit(do_not_specialize=["T"])
@@ -313,8 +190,10 @@ def forward_kernel(
         state = tl.load(entry, square, 0.0).to(tl.float32)
     else:
         state = tl.zeros([BV, BK], tl.float32)
-    # Rounded at the end of an iteration: a product in flight over its end would make all of them wait one by one.
+    unit = (r[:, None] == r[None, :]).to(dtype)
     operand = state.to(dtype)
+    if SAVE and HAS_INITIAL:
+        tl.store(states + head * chunks * (V * K) + (vv[:, None] * K + kk[None, :]), operand, square)
 
     for c in tl.range(0, chunks, num_stages=STAGES):
         first = b * T + c * TOKENS
@@ -344,18 +223,17 @@ def forward_kernel(
         causal = token[:, None] <= cq[None, :]
         p = product(k_c, tl.trans(q_c), PRECISION) * causal_decay(g_q[None, :], g[:, None], causal, HAS_DECAY)
 
-        if SAVE:
-            at_s = states + (head * chunks + c) * (V * K) + ((vv + zero)[:, None] * K + kk[None, :])
-            if HAS_INITIAL:
-                tl.store(at_s, operand, square)
-            else:
-                tl.store(at_s, operand, square & (vv < c * V)[:, None])
+        if SAVE:  # again, as what is carried over iterations would go through shared memory
+            operand = state.to(dtype)
         x = product(operand, tl.trans(k_c), PRECISION)
         if HAS_DECAY:
             x *= tl.exp2(g)[None, :]
-        x = tl.trans(v_c).to(tl.float32) - x
-        w_c = load_solve(w + (head * chunks + c) * (R * R), r, r + zero, R)
-        update = product_with_solve(x.to(dtype), tl.trans(w_c), PRECISION)
+        if dtype == tl.float32:
+            x = tl.trans(v_c).to(tl.float32) - x
+        else:  # exact, and an operand's load is under way for an iteration, where others are waited for at once
+            x = product(tl.trans(v_c), unit, PRECISION) - x
+        high, low = load_solve(w, head * chunks + c, r, r + zero, R)
+        update = product_with_solve(x.to(dtype), tl.trans(high), tl.trans(low), PRECISION)
         if SAVE:
             at_u = u + (first * N * H + h) * V + (row[None, :] * (H * V) + vv[:, None])
             tl.store(at_u, round_pairs(update, dtype), live[None, :] & (vv < V)[:, None])
@@ -371,6 +249,11 @@ def forward_kernel(
             state *= tl.exp2(g_end)
             update *= tl.exp2(g_end - g)[None, :]
         state = add_float_left_product(state, update, k_c, SPLIT, PRECISION)
+        # Rounded here, though it is needed only later: a product in flight over the end of an iteration would make
+        # all of them wait one by one.
         operand = state.to(dtype)
+        if SAVE:
+            at_s = states + (head * chunks + c + 1) * (V * K) + ((vv + zero)[:, None] * K + kk[None, :])
+            tl.store(at_s, operand, square & (vv < (chunks - 1 - c) * V)[:, None])
     at = final_state + head * (K * V) + (kk[None, :] * V + vv[:, None])
     tl.store(at, state, square)

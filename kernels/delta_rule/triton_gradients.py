@@ -10,6 +10,7 @@ from tsseq.kernels.delta_rule.triton import (
     float_product_with_solve,
     hidden_zero,
     load_solve,
+    prefetch_rows,
     product,
     safe_beta,
     tile_mask,
@@ -22,7 +23,7 @@ def adjoint_kernel(
     Q_STRIDE: tl.constexpr, K_STRIDE: tl.constexpr, O_STRIDE: tl.constexpr, H: tl.constexpr,
     N: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, TOKENS: tl.constexpr,
     STEPS_PADDED: tl.constexpr, HAS_DECAY: tl.constexpr, HAS_INITIAL: tl.constexpr, HAS_GRAD_FINAL: tl.constexpr,
-    SPLIT: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
+    SPLIT: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr, PREFETCH: tl.constexpr,
 ):  # fmt: skip
     """dV and the gradients of the states that chunks end in, for some value columns of a head."""
     R: tl.constexpr = TOKENS * STEPS_PADDED
@@ -47,7 +48,6 @@ def adjoint_kernel(
         ds = tl.load(entry, square, 0.0).to(tl.float32)
     else:
         ds = tl.zeros([BV, BK], tl.float32)
-    operand = ds.to(dtype)  # at the end of an iteration, as in `forward_kernel`
 
     for reverse in tl.range(0, chunks, num_stages=STAGES):
         c = chunks - 1 - reverse
@@ -56,6 +56,15 @@ def adjoint_kernel(
         row = token * N + step + zero
         query = cq + zero
         left = T - c * TOKENS
+        if PREFETCH:
+            before = tl.maximum(c - 1, 0)
+            start = b * T + before * TOKENS
+            more = T - before * TOKENS
+            prefetch_rows(k + (start * K_STRIDE + h * K), more, K_STRIDE, H * K, TOKENS, STEPS_PADDED, N, K, BK)
+            prefetch_rows(q + (start * Q_STRIDE + h * K), more, Q_STRIDE, 0, TOKENS, 1, 1, K, BK)
+            prefetch_rows(grad_output + (start * O_STRIDE + h * V), more, O_STRIDE, 0, TOKENS, 1, 1, V, BV)
+            ROWS: tl.constexpr = R * (2 if w.dtype.element_ty == tl.bfloat16 else 1)
+            prefetch_rows(w + (head * chunks + before) * (ROWS * R), ROWS, R, 0, ROWS, 1, 1, R, R)
         live = (token < left) & (step < N)
         live_q = (cq < left) & (cq < TOKENS)
         g = tl.zeros([R], tl.float32)
@@ -77,13 +86,14 @@ def adjoint_kernel(
         at_o = grad_output + (first * O_STRIDE + h * V) + (query[:, None] * O_STRIDE + vv[None, :])
         do = tl.load(at_o, live_q[:, None] & (vv < V)[None, :], 0.0)
         at_s = grad_states + (head * chunks + c) * (V * K) + ((vv + zero)[:, None] * K + kk[None, :])
+        operand = ds.to(dtype)
         tl.store(at_s, operand, square)
         du = product(operand, tl.trans(k_c), PRECISION)
         if HAS_DECAY:
             du *= tl.exp2(g_end - g)[None, :]
         du = add_float_right_product(du, tl.trans(do), p, SPLIT, PRECISION)
-        w_c = load_solve(w + (head * chunks + c) * (R * R), r, r + zero, R)
-        y = float_product_with_solve(du, w_c, dtype, SPLIT, PRECISION)
+        high, low = load_solve(w, head * chunks + c, r, r + zero, R)
+        y = float_product_with_solve(du, high, low, dtype, SPLIT, PRECISION)
         at_v = (first * N * H + h) * V + (row[None, :] * (H * V) + vv[:, None])
         tl.store(grad_v + at_v, y.to(dtype), live[None, :] & (vv < V)[:, None])
 
@@ -95,37 +105,42 @@ def adjoint_kernel(
             ds *= tl.exp2(g_end)
         ds += product(do_t, q_c, PRECISION)
         ds += product(y.to(dtype), k_c, PRECISION)
-        operand = ds.to(dtype)
     if HAS_INITIAL:
         tl.store(grad_initial + head * (K * V) + (kk[None, :] * V + vv[:, None]), ds, square)
 
 
-@triton.jit(do_not_specialize=["T"])
+@triton.jit
+def decayed_product(a, b, decay, HAS_DECAY: tl.constexpr, PRECISION: tl.constexpr):
+    """`a` times `b`, and each row of it times two to the power of its `decay`."""
+    result = product(a, b, PRECISION)
+    if HAS_DECAY:
+        result *= tl.exp2(decay)[:, None]
+    return result
+
+
+@triton.jit(do_not_specialize=["T", "TOTAL", "COUNT"])
 def gradient_kernel(
     q, k, beta, cumulated, u, states, grad_output, grad_v, grad_states, grad_q, grad_k, grad_beta, grad_log_decay, T,
-    Q_STRIDE: tl.constexpr, K_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr, O_STRIDE: tl.constexpr, H: tl.constexpr,
-    N: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, TOKENS: tl.constexpr,
-    STEPS_PADDED: tl.constexpr, HAS_DECAY: tl.constexpr, HAS_INITIAL: tl.constexpr, SMALLEST: tl.constexpr,
-    SPLIT: tl.constexpr, PRECISION: tl.constexpr, CHUNKS: tl.constexpr, STAGES: tl.constexpr,
+    TOTAL, COUNT, Q_STRIDE: tl.constexpr, K_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr, O_STRIDE: tl.constexpr,
+    H: tl.constexpr, N: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
+    TOKENS: tl.constexpr, STEPS_PADDED: tl.constexpr, HAS_DECAY: tl.constexpr, HAS_INITIAL: tl.constexpr,
+    SMALLEST: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr, TURN: tl.constexpr,
 ):  # fmt: skip
-    """All gradients but dV of CHUNKS chunks of a head and slice of key columns, each chunk by itself.
+    """All gradients but dV of COUNT of the TOTAL chunks of all heads and a slice of key columns, each chunk by itself.
 
     A loop keeps the next chunk's loads in flight. Slices give the log decay's gradient in parts, to be summed.
+    F and M are left operands as they are, from registers. What takes them transposed has them as right operands, from
+    shared memory, where TURN, and is transposed itself; else it has each from a product of its own, the other way.
     """
     R: tl.constexpr = TOKENS * STEPS_PADDED
     Q: tl.constexpr = TOKENS if TOKENS > 16 else 16
     slices: tl.constexpr = (K + BK - 1) // BK
     pid = tl.program_id(0).to(tl.int64)
     slice_ = (pid % slices).to(tl.int32)
-    pid = pid // slices
+    start = (pid // slices).to(tl.int32) * COUNT
     # Where its terms all but cancel, a decay's gradient takes more digits than float32 has.
     SUM: tl.constexpr = tl.float64 if q.dtype.element_ty == tl.float32 else tl.float32
     chunks = tl.cdiv(T, TOKENS)
-    parts = tl.cdiv(chunks, CHUNKS)
-    head = pid // parts
-    b = head // H
-    h = head % H
-    start = (pid % parts).to(tl.int32) * CHUNKS
     dtype: tl.constexpr = k.dtype.element_ty
 
     r = tl.arange(0, R)
@@ -134,8 +149,12 @@ def gradient_kernel(
     cq = tl.arange(0, Q)
     kk = slice_ * BK + tl.arange(0, BK)
     vv = tl.arange(0, BV)
-    for c in tl.range(start, tl.minimum(start + CHUNKS, chunks), num_stages=STAGES):
-        first = b * T + c * TOKENS
+    for chunk in tl.range(start, tl.minimum(start + COUNT, TOTAL), num_stages=STAGES):
+        head = chunk // chunks
+        c = chunk - head * chunks
+        h = head % H
+        first = (head // H).to(tl.int64) * T + c * TOKENS
+        head = head.to(tl.int64)
         zero = hidden_zero(first)
         row = token * N + step + zero
         query = cq + zero
@@ -170,49 +189,55 @@ def gradient_kernel(
         at_b = beta + first * B_STRIDE + h + ((token + zero) * B_STRIDE + step * H)
         b_c = safe_beta(tl.load(at_b, live, 0.0).to(tl.float32), SMALLEST)
 
-        # Each of F and M is had from two products, one for each side it is needed from: a left operand stays in
-        # registers, and sums over rows stay in a warp.
+        at_end = 0.0
+        g_left = g
         if HAS_DECAY:
             at_end = tl.exp2(g_end) * tl.sum(ds.to(tl.float32) * s_c.to(tl.float32))
+            g_left = g_end - g
         f = product(do, tl.trans(u_c), PRECISION)
         f *= causal_decay(g_q[:, None], g[None, :], query[:, None] >= token[None, :], HAS_DECAY)
-        dq = product(do, s_c, PRECISION)
-        if HAS_DECAY:
-            dq *= tl.exp2(g_q)[:, None]
+        if TURN:
+            turned = add_float_right_product(tl.zeros([BK, R], tl.float32), tl.trans(q_c), f, SPLIT, PRECISION)
+        dq = decayed_product(do, s_c, g_q, HAS_DECAY, PRECISION)
         dq = add_float_left_product(dq, f, k_c, SPLIT, PRECISION)
         at = grad_q + (first * H + h) * K + (query[:, None] * (H * K) + kk[None, :])
         tl.store(at, dq.to(dtype), tile_mask(live_q, kk, K, BK))
         dg_q = tl.sum(dq.to(SUM) * q_c, 1)
 
-        f = product(u_c, tl.trans(do), PRECISION)
-        f *= causal_decay(g_q[None, :], g[:, None], token[:, None] <= query[None, :], HAS_DECAY)
-        shrinking = add_float_left_product(tl.zeros([R, BK], tl.float32), f, q_c, SPLIT, PRECISION)
-        m = -product(u_c, tl.trans(y), PRECISION)
-        db = tl.sum(tl.where(r[:, None] == r[None, :], -m, 0.0), 1) / (b_c * b_c)
-        tl.store(grad_beta + first * (N * H) + h + row * H, db.to(grad_beta.dtype.element_ty), live)
-        m *= causal_decay(g[None, :], g[:, None], r[None, :] > r[:, None], HAS_DECAY)
-        shrinking = add_float_left_product(shrinking, m, k_c, SPLIT, PRECISION)
+        if not TURN:
+            dk = decayed_product(u_c, ds, g_left, HAS_DECAY, PRECISION)
+            if HAS_DECAY:
+                at_end += tl.sum(dk.to(SUM) * k_c)
+            f = product(u_c, tl.trans(do), PRECISION)
+            f *= causal_decay(g_q[None, :], g[:, None], token[:, None] <= query[None, :], HAS_DECAY)
+            dk = add_float_left_product(dk, f, q_c, SPLIT, PRECISION)
+            m = -product(u_c, tl.trans(y), PRECISION)
+            m *= causal_decay(g[None, :], g[:, None], r[None, :] > r[:, None], HAS_DECAY)
+            dk = add_float_left_product(dk, m, k_c, SPLIT, PRECISION)
 
         m = product(y, tl.trans(u_c), PRECISION)
-        m *= causal_decay(g[:, None], g[None, :], r[:, None] > r[None, :], HAS_DECAY)
-        growing = product(y, s_c, PRECISION)
-        if HAS_DECAY:
-            growing *= tl.exp2(g)[:, None]
+        db = tl.sum(tl.where(r[:, None] == r[None, :], m, 0.0), 1) / (b_c * b_c)
+        tl.store(grad_beta + first * (N * H) + h + row * H, db.to(grad_beta.dtype.element_ty), live)
+        m *= -causal_decay(g[:, None], g[None, :], r[:, None] > r[None, :], HAS_DECAY)
+        if TURN:
+            turned = add_float_right_product(turned, tl.trans(k_c), m, SPLIT, PRECISION)
+        growing = -decayed_product(y, s_c, g, HAS_DECAY, PRECISION)
         growing = add_float_left_product(growing, m, k_c, SPLIT, PRECISION)
-        ending = product(u_c, ds, PRECISION)
+
+        if TURN:
+            dk = decayed_product(u_c, ds, g_left, HAS_DECAY, PRECISION)
+            if HAS_DECAY:
+                at_end += tl.sum(dk.to(SUM) * k_c)
+            dk += tl.trans(turned)
         if HAS_DECAY:
-            ending *= tl.exp2(g_end - g)[:, None]
-            # Here and not where each sum is ready, so that no float32 copy of the keys is kept in registers.
-            dg = tl.sum((shrinking.to(SUM) + growing) * k_c, 1)
-            at_rows = tl.sum(ending.to(SUM) * k_c, 1)
-            dg = -dg - at_rows
+            dg = tl.sum((growing.to(SUM) - dk) * k_c, 1)
             if STEPS_PADDED == 1:
                 dg += dg_q
             else:
                 first_row = (token[:, None] == cq[None, :]) & (step == 0)[:, None]
                 dg += tl.sum(tl.where(first_row, dg_q[None, :], 0.0), 1)
-            dg = at_end + tl.sum(at_rows, 0) + tl.cumsum(dg, 0, reverse=True)
+            dg = at_end + tl.cumsum(dg, 0, reverse=True)
             to = grad_log_decay + (first * slices + slice_) * H + h + (token + zero) * (slices * H)
             tl.store(to, dg.to(grad_log_decay.dtype.element_ty), live & (step == 0))
         at = grad_k + (first * N * H + h) * K + (row[:, None] * (H * K) + kk[None, :])
-        tl.store(at, (ending + (shrinking - growing)).to(dtype), rows_k)
+        tl.store(at, (dk + growing).to(dtype), rows_k)

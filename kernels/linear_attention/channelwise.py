@@ -17,6 +17,7 @@ import triton.language as tl
 from tsseq.array_typing import State, Tensor
 from tsseq.kernels.layout import token_rows
 from tsseq.kernels.linear_attention.triton import LOG2E, RESET, _put, _tile
+from tsseq.kernels.precision import precision
 
 
 @triton.jit
@@ -181,7 +182,7 @@ def _options(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> dict[str, Any]:
         "HEADS": q.shape[2], "K": q.shape[3], "V": v.shape[3], "Q_STRIDE": q.stride(1), "K_STRIDE": k.stride(1),
         "V_STRIDE": v.stride(1), "F_STRIDE": decay.stride(1), "CHUNK": chunk, "LEVELS": chunk.bit_length() - 1,
         "BK": max(16, triton.next_power_of_2(q.shape[3])), "BV": min(64, max(16, triton.next_power_of_2(v.shape[3]))),
-        "PRECISION": "tf32x3" if q.dtype == torch.float32 else "tf32", "num_warps": 4, "num_stages": 1,
+        "PRECISION": precision(q.dtype), "num_warps": 4, "num_stages": 1,
     }  # fmt: skip
 
 

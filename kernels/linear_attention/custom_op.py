@@ -17,6 +17,7 @@ from tsseq.kernels.linear_attention.triton import (
     read_kernel,
 )
 from tsseq.kernels.linear_attention.triton_gradients import key_gradients_kernel, query_gradients_kernel
+from tsseq.kernels.precision import precision
 
 
 def _is_ampere(x: Tensor) -> bool:
@@ -87,13 +88,8 @@ def _options(q: Tensor, k: Tensor, v: Tensor, tiling: Tiling) -> dict[str, Any]:
     return {
         "HEADS": q.shape[2], "K": q.shape[3], "V": v.shape[3], "BK": _padded(q.shape[3]), "CHUNK": tiling.chunk,
         "Q_STRIDE": q.stride(1), "K_STRIDE": k.stride(1), "V_STRIDE": v.stride(1),
-        "PRECISION": _precision(q),
+        "PRECISION": precision(q.dtype),
     }  # fmt: skip
-
-
-def _precision(q: Tensor) -> str:
-    """Of products; with the latter decays are one number instead of two."""
-    return "tf32x3" if q.dtype == torch.float32 else "tf32"
 
 
 def _outputs(q: Tensor, v: Tensor, normalize: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -136,7 +132,7 @@ def _prepared(q: Tensor, v: Tensor, decay: Tensor | None, gate: Tensor | None) -
     prepared = torch.empty((4, _chunks(q, v) * chunk), device=q.device)
     prepare_kernel[(batch * triton.cdiv(time, chunk),)](
         decay, gate, *prepared.unbind(0), time, HEADS=head, BLOCK=triton.next_power_of_2(head), CHUNK=chunk,
-        HAS_DECAY=decay is not None, HAS_GATE=gate is not None, PRECISION=_precision(q),
+        HAS_DECAY=decay is not None, HAS_GATE=gate is not None, PRECISION=precision(q.dtype),
         num_warps=_gate_warps(head),
     )  # fmt: skip
     return prepared

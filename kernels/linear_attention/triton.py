@@ -56,7 +56,7 @@ def prepare_kernel(
     last = tl.arange(0, CHUNK)[:, None] == CHUNK - 1
     largest = tl.where(last, tl.max(rest, axis=0)[None, :], largest)
     out = (batch * HEADS + head) * (chunks * CHUNK) + t
-    if PRECISION == "tf32":
+    if PRECISION == "tf32":  # beside products of narrow types one number is precise enough
         tl.store(high + out, coarse_sum + fine_sum, head < HEADS)
         tl.store(source + out, i - (coarse_sum + fine_sum), head < HEADS)
     else:
