@@ -1,5 +1,6 @@
 """Fixtures and path order shared by all tests."""
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -16,6 +17,45 @@ import torch  # noqa: E402
 # Read when Triton is first imported: without a GPU its kernels run in the interpreter.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+def interpret_bfloat16() -> None:
+    """Teach Triton's interpreter bfloat16: rounded to nearest even, and products of it summed in float32.
+
+    By itself it keeps the upper halves of float32 numbers as integers, cuts off where a GPU rounds, and cannot
+    multiply matrices of them.
+    """
+    import numpy as np
+    import triton.language as tl
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    def widened(data: np.ndarray) -> np.ndarray:
+        return (data.astype(np.uint32) << 16).view(np.float32)
+
+    def narrowed(data: np.ndarray) -> np.ndarray:
+        bits = np.ascontiguousarray(data, dtype=np.float32).view(np.uint32)
+        return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+
+    def cast(self, x, dtype):
+        source, target = x.dtype.scalar, dtype.scalar
+        if source == target or tl.bfloat16 not in (source, target):
+            return plain_cast(self, x, dtype)
+        if source == tl.bfloat16:
+            x = TensorHandle(widened(x.data), tl.float32)
+            return x if target == tl.float32 else plain_cast(self, x, dtype)
+        return TensorHandle(narrowed(x.data), target)
+
+    def dot(self, a, b, total, *_):
+        a, b = (widened(x.data) if x.dtype.scalar == tl.bfloat16 else x.data for x in (a, b))
+        return TensorHandle(np.matmul(a, b, dtype=total.data.dtype) + total.data, total.dtype.scalar)
+
+    plain_cast = InterpreterBuilder.cast_impl
+    InterpreterBuilder.cast_impl, InterpreterBuilder.create_dot = cast, dot
+
+
+if os.environ.get("TRITON_INTERPRET") == "1":
+    with contextlib.suppress(ModuleNotFoundError):
+        interpret_bfloat16()
 
 ROOT = str(Path(__file__).resolve().parent.parent)
 # Our folders `datasets`, `kernels` and `cli` must not shadow Hugging Face's packages of those names.

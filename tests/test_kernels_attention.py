@@ -1,7 +1,6 @@
 """Short convolution, gated norm, linear attention and selective scan: GPU kernels against loops in float64.
 
-Without a GPU the kernels run in Triton's interpreter, which has no bfloat16 products: float16 stands for the narrow
-types there.
+Without a GPU the kernels run in Triton's interpreter.
 """
 
 import os
@@ -29,7 +28,7 @@ from tsseq.kernels.selective_scan.triton import fused as fused_selective  # noqa
 from tsseq.kernels.short_convolution.triton import fused as fused_convolution  # noqa: E402
 from tsseq.testing import uninitialised_memory_is_nan  # noqa: E402
 
-NARROW = torch.bfloat16 if DEVICE == "cuda" else torch.float16
+NARROW = torch.bfloat16
 TOLERANCE = {torch.float32: (1e-5, 1e-5), torch.float16: (2e-3, 3e-3), torch.bfloat16: (5e-3, 1e-2)}
 """Of results and of gradients: norm of the error over norm of the exact tensor."""
 NARROWED = {"x", "gate", "query", "key", "value", "delta", "B", "C"}

@@ -1,7 +1,4 @@
-"""The delta rule's GPU kernels, on a GPU or in Triton's interpreter, against the loop in float64.
-
-The interpreter has no bfloat16 products; float16 stands for the narrow types there.
-"""
+"""The delta rule's GPU kernels, on a GPU or in Triton's interpreter, against the loop in float64."""
 
 import os
 import subprocess
@@ -19,7 +16,7 @@ from tsseq.kernels import delta_rule  # noqa: E402
 from tsseq.kernels.delta_rule import custom_op  # noqa: E402
 from tsseq.testing import uninitialised_memory_is_nan  # noqa: E402
 
-NARROW = torch.bfloat16 if DEVICE == "cuda" else torch.float16
+NARROW = torch.bfloat16
 TOLERANCE = {torch.float32: (1e-5, 1e-5), torch.float16: (2e-3, 3e-3), torch.bfloat16: (5e-3, 1e-2)}
 """Of results and of gradients: norm of the error over norm of the exact tensor (or one, where that is smaller)."""
 
@@ -61,6 +58,9 @@ CASES = {
     "narrow, three steps": dict(dtype=NARROW, length=37, step=3, key_width=64, value_width=64, initial=False),
     "narrow, two slices of keys": dict(dtype=NARROW, length=65, step=1, key_width=96, value_width=32, head=1),
     "narrow, two slices of values": dict(dtype=NARROW, length=33, step=1, key_width=32, value_width=128, head=1),
+    "narrow, constant keys": dict(dtype=NARROW, length=70, step=2, key_width=64, value_width=64, keys="constant"),
+    "narrow, no update": dict(dtype=NARROW, length=17, step=1, key_width=64, value_width=64, beta=0.0),
+    "float16": dict(dtype=torch.float16, length=65, step=1, key_width=64, value_width=64),
 }
 
 

@@ -1,7 +1,6 @@
 """Diagonal scan, block scans and sLSTM: GPU kernels against loops in float64, and what the loops themselves must obey.
 
-Without a GPU the kernels run in Triton's interpreter, which has no bfloat16 products: float16 stands for the narrow
-types there.
+Without a GPU the kernels run in Triton's interpreter.
 """
 
 import os
@@ -27,7 +26,7 @@ from tsseq.kernels.diagonal_scan import triton as diagonal  # noqa: E402
 from tsseq.kernels.slstm import triton as cell  # noqa: E402
 from tsseq.testing import uninitialised_memory_is_nan  # noqa: E402
 
-NARROW = torch.bfloat16 if DEVICE == "cuda" else torch.float16
+NARROW = torch.bfloat16
 TOLERANCE = {torch.float32: (1e-5, 1e-5), torch.float16: (2e-3, 3e-3), torch.bfloat16: (5e-3, 1e-2)}
 """Of results and of gradients: norm of the error over norm of the exact tensor."""
 
