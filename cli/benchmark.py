@@ -20,7 +20,10 @@ LONGEST_CHECK = 150
 
 @dataclass
 class Row:
-    """One op at one size; times in milliseconds. `peers` has their pairs of times, or why there are none."""
+    """One op at one size; times in milliseconds. `peers` has their pairs of times, or why there are none.
+
+    `compared` says whether peers were asked for, though there may be none.
+    """
 
     op: str
     case: str
@@ -31,6 +34,7 @@ class Row:
     both_floor: float | None = None
     note: str = ""
     peers: dict[str, tuple[float, float] | str] = field(default_factory=dict)
+    compared: bool = False
 
 
 def benchmark(
@@ -51,8 +55,9 @@ def benchmark(
     are wrong gets no time. The floor is the time in which this machine's memory, measured in the same run, moves each
     input and output once (and once more, with the gradients, in the backward pass); the ratio is to this floor. On a
     GPU times are of captured graphs. On a CPU the loop that specifies each op is timed beside it. With --peers ops run
-    in a process of their own, since a public kernel that fails can leave the GPU unusable to its process. With --out
-    the same command continues after a kill, and with other ops adds them to what is there.
+    in a process of their own, since a public kernel that fails can leave the GPU unusable to its process; all are
+    first timed alone, then again beside their peers, which may take minutes to be tuned. With --out the same command
+    continues after a kill, and with other ops adds them to what is there.
 
     Examples:
       tsseq benchmark
@@ -95,19 +100,30 @@ def benchmark(
     kind: torch.dtype = getattr(torch, dtype or ("bfloat16" if gpu else "float32"))
     run = _conditions(size, kind, place, peers)
     rows = [] if folder is None else _earlier(folder / RESULTS, run)
-    done = {row.op for row in rows}
     speed = bandwidth(place)
     worker = Worker()
-    todo = [name for name in ops or OPS if name not in done]
-    for name in track(todo, "ops", transient=True, console=Console(stderr=True)):
-        if peers and gpu:
-            rows += _measure_apart(worker, name, size, kind, place, speed)
+    jobs = _jobs(ops or list(OPS), rows, peers, gpu)
+    for name, compared in track(jobs, "ops", transient=True, console=Console(stderr=True)):
+        if compared and gpu:
+            found = _measure_apart(worker, name, size, kind, place, speed)
         else:
-            rows += measure(name, OPS[name], size, kind, place, speed, peers)
-        if folder is not None:  # after every op, so that a kill loses one: peers may compile for minutes
+            found = measure(name, OPS[name], size, kind, place, speed, compared)
+        rows = [row for row in rows if row.op != name] + found
+        rows.sort(key=lambda row: list(OPS).index(row.op))
+        if folder is not None:  # after every op, so that a kill loses one
             _write(rows, {**run, "bytes_per_second": speed}, folder)
     worker.close()
     _show([row for row in rows if row.op in (ops or OPS)], size, kind, place, speed)
+
+
+def _jobs(names: list[str], rows: list[Row], peers: bool, gpu: bool) -> list[tuple[str, bool]]:
+    """Ops that `rows` do not have yet, and whether to time peers: on a GPU only once every op has its own times."""
+    measured, compared = {row.op for row in rows}, {row.op for row in rows if row.compared}
+    alone = [(name, False) for name in names if name not in measured]
+    beside = [(name, True) for name in names if name not in compared]
+    if not peers:
+        return alone
+    return alone + beside if gpu else beside
 
 
 def measure(
@@ -132,7 +148,7 @@ def measure(
     small = dict(op.benchmark_inputs(generator, min(batch, 2), min(length, LONGEST_CHECK), heads, width, dtype))
     for case, inputs in op.benchmark_inputs(generator, batch, length, heads, width, dtype):
         where, share = timing.largest_error(op, small[case])
-        row = Row(name, case, share)
+        row = Row(name, case, share, compared=with_peers)
         rows.append(row)
         if share > 1.0:
             row.note = f"wrong: {where} is off by {share:.2g} times the tolerance"
@@ -161,7 +177,7 @@ def _measure_apart(
             reason = f"failed: {_first_words(error)}"
     rows = worker.run(_measure_named, name, size, dtype, device, speed, False)
     for row in rows:
-        row.peers["all"] = reason
+        row.peers["all"], row.compared = reason, True
     return rows
 
 

@@ -10,7 +10,7 @@ import torch
 
 from tsseq.cli import timing
 from tsseq.cli.__main__ import main
-from tsseq.cli.benchmark import _measure_apart, benchmark, best_peer, measure
+from tsseq.cli.benchmark import Row, _jobs, _measure_apart, benchmark, best_peer, measure
 from tsseq.cli.peers import PEERS
 from tsseq.cli.worker import Worker
 from tsseq.kernels import OPS
@@ -80,6 +80,14 @@ def test_results_are_added_to(tmp_path, monkeypatch, capsys) -> None:
         run("gated_norm")
 
 
+def test_peers_wait_until_all_ops_have_their_own_times() -> None:
+    rows = [Row("slstm", "cell", 0.1), Row("delta_rule", "1 step", 0.1, compared=True)]
+    names = ["slstm", "delta_rule", "gated_norm"]
+    assert _jobs(names, rows, peers=False, gpu=True) == [("gated_norm", False)]
+    assert _jobs(names, rows, peers=True, gpu=True) == [("gated_norm", False), ("slstm", True), ("gated_norm", True)]
+    assert _jobs(names, rows, peers=True, gpu=False) == [("slstm", True), ("gated_norm", True)]
+
+
 def test_peers_that_are_not_installed_are_named() -> None:
     assert {op for op, _ in PEERS} <= set(OPS)
     for op, case in PEERS:
@@ -112,7 +120,7 @@ def test_peers_that_break_their_process_cost_only_their_own_times() -> None:
 
     (row,) = _measure_apart(Fragile(), "gated_norm", SMALL, torch.float32, CPU, 1e9)
     assert tried == [True, True, False]
-    assert row.both > 0 and row.peers["all"] == "failed: illegal memory access"
+    assert row.both > 0 and row.compared and row.peers["all"] == "failed: illegal memory access"
 
 
 def test_an_op_without_cases_is_left_out() -> None:
