@@ -46,7 +46,7 @@ LAUNCH = {
     (16, 1): Launch(32, 1, 16, 2, 2, False, 16, 4, 2, False),
     (32, 1): Launch(32, 1, 32, 2, 2, False, 32, 4, 2, False),
     (64, 1): Launch(64, 4, 64, 2, 2, True, 64, 8, 2, True),
-    (128, 1): Launch(64, 4, 64, 1, 1, False, 64, 32, 2, True),
+    (128, 1): Launch(64, 4, 64, 1, 1, False, 64, 1, 1, False),
     (16, 2): Launch(32, 1, 16, 2, 2, False, 16, 4, 2, False),
     (32, 2): Launch(32, 1, 32, 2, 2, False, 32, 4, 2, False),
     (64, 2): Launch(64, 4, 64, 2, 3, False, 64, 32, 2, False),
