@@ -68,6 +68,20 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
+@pytest.fixture
+def readings() -> dict[str, object]:
+    """A value for each option of a forecast that adapters take, other than the default."""
+    return {
+        "flip": False,
+        "nonnegative": False,
+        "coarser": (2,),
+        "recent": (99,),
+        "recent_short": (98,),
+        "phases": (7,),
+        "spread": 1.5,
+    }
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A small network with random weights, as a file: wrong forecasts, but each its own."""

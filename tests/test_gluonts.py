@@ -1,5 +1,6 @@
 """The gluonts predictor: its values, gluonts' own evaluation, serialisation, errors."""
 
+import dataclasses
 import logging
 
 import numpy as np
@@ -159,6 +160,16 @@ def test_other_levels_and_lead_time(model, dataset):
     led = next(iter(TsseqPredictor(6, model, quantile_levels=(0.05, 0.5), lead_time=3).predict(dataset)))
     np.testing.assert_array_equal(led.forecast_array, plain.forecast_array[:, 3:])
     assert led.start_date == plain.start_date + 3
+
+
+def test_every_reading_is_passed_on_and_kept(tmp_path, model, readings):
+    assert TsseqPredictor(3, model).inference == InferenceConfig()
+    assert readings.keys() == {x.name for x in dataclasses.fields(InferenceConfig)} - {"origins", "temperature"}
+    for name, value in readings.items():
+        predictor = TsseqPredictor(3, model, **{name: value})
+        assert predictor.inference == dataclasses.replace(InferenceConfig(), **{name: value}) != InferenceConfig()
+    TsseqPredictor(3, model, **readings).serialize(tmp_path)
+    assert GluonPredictor.deserialize(tmp_path).inference == InferenceConfig(**readings)
 
 
 def test_serialises_whole(tmp_path, model, dataset):

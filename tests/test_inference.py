@@ -1,5 +1,7 @@
 """What wraps a forecaster: mirrored, coarser and clamped readings of the same history."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -158,6 +160,15 @@ def test_nothing_on_the_way_that_was_observed(generator):
 def test_an_impossible_reading_is_refused(bad):
     with pytest.raises(ValueError, match="at least 2 in coarser"):
         InferenceConfig(**bad)
+
+
+def test_the_spread_of_quantiles_leaves_the_median(network, generator):
+    series = [torch.randn(60, generator=generator)]
+    plain, wide = (Predictor(network, replace(PLAIN, spread=x)).forecast(series, 5).quantiles for x in (1.0, 2.0))
+    median = plain[..., 4, None]
+    torch.testing.assert_close(wide - median, 2 * (plain - median))
+    with pytest.raises(ValueError, match="a positive temperature and spread"):
+        replace(PLAIN, spread=0.0)
 
 
 def test_phases_are_split_and_joined_in_the_order_of_time():

@@ -1,6 +1,7 @@
 """The sktime forecaster: values that sktime's own tests do not look at."""
 
 import copy
+import dataclasses
 import pickle
 import time
 
@@ -18,7 +19,7 @@ from tsseq.adapters.shared_model import SharedModel
 from tsseq.adapters.sktime import TsseqForecaster
 from tsseq.backbone import Backbone
 from tsseq.checkpoint import load
-from tsseq.inference import Predictor
+from tsseq.inference import InferenceConfig, Predictor
 
 
 @pytest.fixture
@@ -44,6 +45,13 @@ def test_values_are_those_of_the_network(forecaster, checkpoint):
     np.testing.assert_allclose(forecast, bare(checkpoint, [y.to_numpy()], 24)[0, :, 0], rtol=1e-12)
     assert forecast.index.equals(pd.period_range("1961-01", periods=24, freq="M"))
     assert forecast.name == y.name
+
+
+def test_every_reading_is_passed_on(readings):
+    assert TsseqForecaster()._inference == InferenceConfig()
+    for name, value in readings.items():
+        changed = dataclasses.replace(InferenceConfig(), **{name: value})
+        assert TsseqForecaster(**{name: value})._inference == changed != InferenceConfig()
 
 
 @pytest.mark.parametrize("fh", [[2, 5], [5, 2, 11], [17], [100]])

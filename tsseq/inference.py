@@ -14,7 +14,7 @@ from tsseq.quantiles import mean_of_quantiles, resample_levels
 from tsseq.resampling import blocks_ahead, coarsen, join_phases, pinball, refine, split_phases
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class InferenceConfig:
     """How a forecast is made from a trained network.
 
@@ -27,6 +27,7 @@ class InferenceConfig:
                   far back as the network reads
     origins       number of past horizons that each further reading first forecasts
     temperature   the lower, the more a better reading counts
+    spread        what the distance of every quantile from the median is multiplied by; free
 
     Each further reading, coarser, more recent or by phases, first forecasts the last horizons of the history. Those
     that do it better than the plain reading are averaged with it, weighted by how much better. With the defaults this
@@ -44,6 +45,7 @@ class InferenceConfig:
     phases: tuple[int, ...] = (24,)
     origins: int = 2
     temperature: float = 0.1
+    spread: float = 1.0
 
     def __post_init__(self) -> None:
         if min((*self.coarser, *self.phases), default=2) < 2 or min((*self.recent, *self.recent_short), default=1) < 1:
@@ -51,9 +53,10 @@ class InferenceConfig:
                 "expected factors of at least 2 in coarser and phases and lengths of at least 1 in recent and "
                 f"recent_short, got {self.coarser}, {self.phases}, {self.recent} and {self.recent_short}"
             )
-        if self.origins < 1 or not self.temperature > 0:
+        if self.origins < 1 or not self.temperature > 0 or not self.spread > 0:
             raise ValueError(
-                f"expected origins of at least 1 and a positive temperature, got {self.origins} and {self.temperature}"
+                "expected origins of at least 1 and a positive temperature and spread, "
+                f"got {self.origins}, {self.temperature} and {self.spread}"
             )
 
     def reach(self, max_context: int) -> int:
@@ -95,6 +98,9 @@ class Predictor:
         quantiles = self._plain(series, horizon).clone()
         for readings, rows in self._readable(series, horizon).items():
             quantiles[rows] = self._mixed([series[row] for row in rows], quantiles[rows], readings, horizon)
+        if self.config.spread != 1:
+            median = quantiles[..., len(known) // 2, None]
+            quantiles = median + self.config.spread * (quantiles - median)
         if self.config.nonnegative:
             quantiles = torch.where(_never_negative(series), quantiles.clamp(min=0), quantiles)
         levels = known if quantile_levels is None else tuple(quantile_levels)

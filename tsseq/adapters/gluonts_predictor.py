@@ -40,7 +40,8 @@ class TsseqPredictor(GluonPredictor):
     With `covariates`, feat_dynamic_real (covariate × time, into the future as far as known) and
     past_feat_dynamic_real (covariate × time) correct the forecasts of those series whose last values they help to
     forecast, by a ridge regression fitted to the context (see `tsseq.covariates`); this costs about ten forecasts
-    more. Other features are ignored, and named in the log.
+    more. Other features are ignored, and named in the log. `flip` to `spread` are
+    options of `tsseq.inference.InferenceConfig`.
 
     Raises GluonTSDataError for entries without a start, with an empty or infinite target, or of a wrong shape, and
     ValueError for unusable settings.
@@ -58,7 +59,9 @@ class TsseqPredictor(GluonPredictor):
         nonnegative: bool = True,
         coarser: Sequence[int] = InferenceConfig.coarser,
         recent: Sequence[int] = InferenceConfig.recent,
+        recent_short: Sequence[int] = InferenceConfig.recent_short,
         phases: Sequence[int] = InferenceConfig.phases,
+        spread: float = InferenceConfig.spread,
         covariates: bool = True,
         lead_time: int = 0,
     ) -> None:
@@ -72,7 +75,15 @@ class TsseqPredictor(GluonPredictor):
         self.covariates = covariates
         self.quantile_levels, self.batch_size = tuple(quantile_levels), batch_size
         self.forecaster = (model if isinstance(model, Forecaster) else load(model)).to(resolve_device(device))
-        self.inference = InferenceConfig(flip, nonnegative, tuple(coarser), tuple(recent), tuple(phases))
+        self.inference = InferenceConfig(
+            flip=flip,
+            nonnegative=nonnegative,
+            coarser=tuple(coarser),
+            recent=tuple(recent),
+            recent_short=tuple(recent_short),
+            phases=tuple(phases),
+            spread=spread,
+        )
 
     def predict(self, dataset: Dataset, batch_size: int | None = None, **kwargs: Any) -> Iterator[QuantileForecast]:
         """One forecast per entry, in the order of the dataset."""
@@ -140,7 +151,9 @@ class TsseqPredictor(GluonPredictor):
             "nonnegative": self.inference.nonnegative,
             "coarser": self.inference.coarser,
             "recent": self.inference.recent,
+            "recent_short": self.inference.recent_short,
             "phases": self.inference.phases,
+            "spread": self.inference.spread,
             "covariates": self.covariates,
         }
         (path / SETTINGS).write_text(json.dumps(settings))

@@ -60,9 +60,13 @@ class TsseqForecaster(BaseForecaster):
         Factors by which long histories are also read more coarsely, where that forecast their own end better.
     recent : tuple of int, default=(4096,)
         Numbers of values to whose last so many a longer history is also cut, in the same way.
+    recent_short : tuple of int, default=(1024,)
+        The same for horizons shorter than two patches of the network, the only further reading there.
     phases : tuple of int, default=(24,)
         Periods whose phases are also read as series of their own, in the same way, where the history is longer than
         the network reads and the horizon is of 240 steps or more.
+    spread : float, default=1.0
+        What the distance of every quantile from the median is multiplied by.
     covariates : bool, default=True
         Use X, by a ridge regression fitted to the context (see `tsseq.covariates`), for the series whose last values
         it helps to forecast. Columns that X lacks in `predict` are covariates of the past only, and forecast
@@ -126,7 +130,9 @@ class TsseqForecaster(BaseForecaster):
         nonnegative: bool = True,
         coarser: tuple[int, ...] = InferenceConfig.coarser,
         recent: tuple[int, ...] = InferenceConfig.recent,
+        recent_short: tuple[int, ...] = InferenceConfig.recent_short,
         phases: tuple[int, ...] = InferenceConfig.phases,
+        spread: float = InferenceConfig.spread,
         covariates: bool = True,
         freq: Any = None,
         device: str = "auto",
@@ -145,7 +151,9 @@ class TsseqForecaster(BaseForecaster):
         self.nonnegative = nonnegative
         self.coarser = coarser
         self.recent = recent
+        self.recent_short = recent_short
         self.phases = phases
+        self.spread = spread
         self.covariates = covariates
         self.freq = freq
         self.device = device
@@ -226,8 +234,15 @@ class TsseqForecaster(BaseForecaster):
 
     @property
     def _inference(self) -> InferenceConfig:
-        readings = (tuple(self.coarser), tuple(self.recent), tuple(self.phases))
-        return InferenceConfig(self.flip, self.nonnegative, *readings)
+        return InferenceConfig(
+            flip=self.flip,
+            nonnegative=self.nonnegative,
+            coarser=tuple(self.coarser),
+            recent=tuple(self.recent),
+            recent_short=tuple(self.recent_short),
+            phases=tuple(self.phases),
+            spread=self.spread,
+        )
 
     def _update(self, y: pd.DataFrame, X: pd.DataFrame | None = None, update_params: bool = True) -> TsseqForecaster:
         self._check("y", y)
@@ -339,7 +354,8 @@ class TsseqForecaster(BaseForecaster):
     @classmethod
     def get_test_params(cls, parameter_set: str = "default") -> list[dict[str, Any]]:
         """Parameters of instances that fit and predict in milliseconds."""
-        quick = {"flip": False, "coarser": (), "recent": (), "phases": (), "device": "cpu", "max_steps": 1}
+        readings = {"flip": False, "coarser": (), "recent": (), "recent_short": (), "phases": ()}
+        quick = {**readings, "device": "cpu", "max_steps": 1}
         pretrained = {**quick, "model": str(_tiny_checkpoint())}
         new = {**quick, "mode": "from_scratch", "mixer": "lru", "width": 8, "layers": 1, "point": "mean"}
         return [pretrained, {**pretrained, "mode": "fine_tune", "covariates": False}, new]
