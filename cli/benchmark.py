@@ -104,8 +104,8 @@ def benchmark(
     worker = Worker()
     jobs = _jobs(ops or list(OPS), rows, peers, gpu)
     for name, compared in track(jobs, "ops", transient=True, console=Console(stderr=True)):
-        if compared and gpu:
-            found = _measure_apart(worker, name, size, kind, place, speed)
+        if peers and gpu:
+            found = _measure_apart(worker, name, size, kind, place, speed, compared)
         else:
             found = measure(name, OPS[name], size, kind, place, speed, compared)
         rows = [row for row in rows if row.op != name] + found
@@ -167,9 +167,12 @@ def _measure_apart(
     dtype: torch.dtype,
     device: torch.device,
     speed: float,
+    compared: bool = True,
 ) -> list[Row]:
     """The rows of an op from another process: after a failure again, as the op before may be to blame, and last
     without the peers."""
+    if not compared:
+        return worker.run(_measure_named, name, size, dtype, device, speed, False)
     for _ in range(2):
         try:
             return worker.run(_measure_named, name, size, dtype, device, speed, True)

@@ -28,7 +28,7 @@ from tsseq.kernels.selective_scan.triton import fused as fused_selective  # noqa
 from tsseq.kernels.short_convolution.triton import fused as fused_convolution  # noqa: E402
 from tsseq.testing import uninitialised_memory_is_nan  # noqa: E402
 
-NARROW = torch.bfloat16
+NARROW = (torch.bfloat16, torch.float16)
 TOLERANCE = {torch.float32: (1e-5, 1e-5), torch.float16: (2e-3, 3e-3), torch.bfloat16: (5e-3, 1e-2)}
 """Of results and of gradients: norm of the error over norm of the exact tensor."""
 NARROWED = {"x", "gate", "query", "key", "value", "delta", "B", "C"}
@@ -92,7 +92,8 @@ CONVOLUTIONS = {
     "no activation": dict(length=9, width=40, kernel=2, silu=False),
     "32 taps": dict(length=40, width=32, kernel=32, head_dim=32),
     "shorter than 32 taps": dict(length=5, width=32, kernel=32),
-    "narrow": dict(length=33, width=64, kernel=4, head_dim=32, dtype=NARROW),
+    "bfloat16": dict(length=33, width=64, kernel=4, head_dim=32, dtype=torch.bfloat16),
+    "float16": dict(length=33, width=64, kernel=4, head_dim=32, dtype=torch.float16),
 }
 
 
@@ -113,7 +114,8 @@ def test_gated_norm(length: int, heads: int, width: int, silu: bool) -> None:
     x, gate = (strided(normal(2, length, heads, width, seed=s)) for s in (0, 1))
     inputs = {"x": x, "gate": gate, "weight": normal(heads, width)}
     check(fused_norm, gated_norm, inputs, torch.float32, silu=silu)
-    check(fused_norm, gated_norm, inputs, NARROW, silu=silu)
+    for dtype in NARROW:
+        check(fused_norm, gated_norm, inputs, dtype, silu=silu)
 
 
 def attention_inputs(length: int, width: int = 16, wide: int = 16, heads: int = 2) -> dict[str, Any]:
@@ -170,7 +172,8 @@ def test_mlstm_narrow(widths: tuple[int, int]) -> None:
         return run
 
     op = SimpleNamespace(reference=from_maximum(linear_attention.reference))
-    check(from_maximum(fused_attention), op, inputs, NARROW)
+    for dtype in NARROW:
+        check(from_maximum(fused_attention), op, inputs, dtype)
 
 
 @pytest.mark.parametrize("length", [1, 17, 64])
@@ -189,7 +192,8 @@ def test_decay_per_channel(length: int, strength: float) -> None:
     inputs["log_decay"] = -(strength * normal(1, length, 2, 16)).exp()
     inputs["initial_state"] = inputs["initial_state"][:1]
     check(fused_attention, linear_attention, inputs, torch.float32)
-    check(fused_attention, linear_attention, without(inputs, "initial_state"), NARROW)
+    for dtype in NARROW:
+        check(fused_attention, linear_attention, without(inputs, "initial_state"), dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -220,7 +224,8 @@ def test_selective_scan(length: int, width: int, state: int) -> None:
         "initial_state": normal(2, width, state),
     }
     check(fused_selective, selective_scan, inputs, torch.float32)
-    check(fused_selective, selective_scan, without(inputs, "D", "initial_state"), NARROW)
+    for dtype in NARROW:
+        check(fused_selective, selective_scan, without(inputs, "D", "initial_state"), dtype)
 
 
 @pytest.mark.parametrize("function", [linear_attention.chunked, fused_attention])

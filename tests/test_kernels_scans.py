@@ -26,7 +26,7 @@ from tsseq.kernels.diagonal_scan import triton as diagonal  # noqa: E402
 from tsseq.kernels.slstm import triton as cell  # noqa: E402
 from tsseq.testing import uninitialised_memory_is_nan  # noqa: E402
 
-NARROW = torch.bfloat16
+NARROW = (torch.bfloat16, torch.float16)
 TOLERANCE = {torch.float32: (1e-5, 1e-5), torch.float16: (2e-3, 3e-3), torch.bfloat16: (5e-3, 1e-2)}
 """Of results and of gradients: norm of the error over norm of the exact tensor."""
 
@@ -143,8 +143,9 @@ def test_block_scan_of_every_length(length: int) -> None:
     check(blocks.fused, block_scan.reference.block_scan, block_inputs(length, 3, 4, inputs=length % 2 == 0))
 
 
-def test_block_scan_in_half_precision() -> None:
-    inputs = {name: x.to(NARROW) if x.ndim > 3 else x for name, x in block_inputs(17, 9, 4).items()}
+@pytest.mark.parametrize("dtype", NARROW)
+def test_block_scan_in_half_precision(dtype: torch.dtype) -> None:
+    inputs = {name: x.to(dtype) if x.ndim > 3 else x for name, x in block_inputs(17, 9, 4).items()}
     check(blocks.fused, block_scan.reference.block_scan, inputs, narrow=True)
 
 
@@ -198,9 +199,10 @@ def test_slstm(length: int, key: int, batch: int) -> None:
     check(cell.fused, slstm.reference, inputs)
 
 
+@pytest.mark.parametrize("dtype", NARROW)
 @pytest.mark.parametrize("length", [1, 21])
-def test_slstm_in_half_precision(length: int) -> None:
-    inputs = {name: x.to(NARROW) if name != "initial_state" else x for name, x in cell_inputs(length, 32).items()}
+def test_slstm_in_half_precision(length: int, dtype: torch.dtype) -> None:
+    inputs = {name: x.to(dtype) if name != "initial_state" else x for name, x in cell_inputs(length, 32).items()}
     check(cell.fused, slstm.reference, inputs, narrow=True)
 
 

@@ -23,8 +23,8 @@ and then for all chunks in parallel
 The gradient of the cumulated log decay is Q * dQ + K * dK of the terms that grow with it - K * dK of those that
 shrink, summed over a row. Products are oriented (transposed, [value, row], in the first three kernels) so that a
 result is the next product's left operand without leaving its registers, and never is a product's result transposed
-into an operand: Triton 3.4 to 3.7.0 miscompiles that on Hopper. Nor may a loop's registers spill: what is loaded back
-comes after all that is on its way from memory.
+into an operand: Triton 3.4 to 3.7.0 miscompiles that on Hopper. A register that a loop spills costs more than it seems:
+what is loaded back comes after all that is on its way from memory.
 """
 
 import triton
@@ -113,28 +113,6 @@ def safe_beta(beta, SMALLEST: tl.constexpr):
 def hidden_zero(position):
     """Zero, but the compiler cannot know: addresses derived from it are computed in the loop, not kept in registers."""
     return (position >> 61).to(tl.int32) * 64
-
-
-@triton.jit
-def prefetch_rows(
-    x, left, STRIDE: tl.constexpr, STEP_STRIDE: tl.constexpr, TOKENS: tl.constexpr, STEPS_PADDED: tl.constexpr,
-    N: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """Start to bring rows of `x`, `left` tokens at most, into the L2 cache, where they take no shared memory.
-
-    A loop's loads are issued at the end of the iteration before the one that waits for them. Where too little shared
-    memory is left for more of them to be in flight they should not have to come from far. A prefetch brings 32 bytes.
-    """
-    PART: tl.constexpr = 256 // x.dtype.element_ty.primitive_bitwidth
-    PARTS: tl.constexpr = (BLOCK + PART - 1) // PART
-    i = tl.arange(0, TOKENS * STEPS_PADDED * PARTS)
-    token = tl.minimum(i // (PARTS * STEPS_PADDED), left - 1)
-    step = tl.minimum(i // PARTS % STEPS_PADDED, N - 1)
-    column = tl.minimum(i % PARTS * PART, WIDTH - 1)
-    at = (x + (token * STRIDE + step * STEP_STRIDE + column)).to(tl.int64)
-    tl.inline_asm_elementwise(
-        "prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [at], dtype=tl.int32, is_pure=False, pack=1
-    )
 
 
 @triton.jit

@@ -10,11 +10,32 @@ from tsseq.kernels.delta_rule.triton import (
     float_product_with_solve,
     hidden_zero,
     load_solve,
-    prefetch_rows,
     product,
     safe_beta,
     tile_mask,
 )
+
+
+@triton.jit
+def prefetch_rows(
+    x, left, STRIDE: tl.constexpr, STEP_STRIDE: tl.constexpr, TOKENS: tl.constexpr, STEPS_PADDED: tl.constexpr,
+    N: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Start to bring rows of `x`, `left` tokens at most, into the L2 cache, where they take no shared memory.
+
+    A loop's loads are issued at the end of the iteration before the one that waits for them. Where too little shared
+    memory is left for more of them to be in flight they should not have to come from far. A prefetch brings 32 bytes.
+    """
+    PART: tl.constexpr = 256 // x.dtype.element_ty.primitive_bitwidth
+    PARTS: tl.constexpr = (BLOCK + PART - 1) // PART
+    i = tl.arange(0, TOKENS * STEPS_PADDED * PARTS)
+    token = tl.minimum(i // (PARTS * STEPS_PADDED), left - 1)
+    step = tl.minimum(i // PARTS % STEPS_PADDED, N - 1)
+    column = tl.minimum(i % PARTS * PART, WIDTH - 1)
+    at = (x + (token * STRIDE + step * STEP_STRIDE + column)).to(tl.int64)
+    tl.inline_asm_elementwise(
+        "prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [at], dtype=tl.int32, is_pure=False, pack=1
+    )
 
 
 @triton.jit(do_not_specialize=["T"])
