@@ -16,7 +16,7 @@ from tsseq.kernels.precision import precision
 SPLIT = True
 """Whether products of bfloat16 inputs with computed matrices take these as a sum of two bfloat16 ones."""
 MAX_STEPS = 4
-PREFETCH = os.environ.get("TRITON_INTERPRET") != "1" and torch.version.hip is None
+ASSEMBLY = os.environ.get("TRITON_INTERPRET") != "1" and torch.version.hip is None
 """Whether kernels may hold instructions of NVIDIA's, which Triton's interpreter cannot read."""
 
 
@@ -45,12 +45,12 @@ class Launch:
 LAUNCH = {
     (16, 1): Launch(32, 1, 16, 2, 2, False, 16, 4, 2, False),
     (32, 1): Launch(32, 1, 32, 2, 2, False, 32, 4, 2, False),
-    (64, 1): Launch(64, 4, 64, 2, 2, True, 64, 8, 2, True),
-    (128, 1): Launch(64, 4, 64, 1, 1, False, 64, 1, 1, False),
+    (64, 1): Launch(64, 4, 64, 3, 2, True, 64, 8, 2, True),
+    (128, 1): Launch(64, 4, 64, 2, 2, False, 64, 8, 2, False),
     (16, 2): Launch(32, 1, 16, 2, 2, False, 16, 4, 2, False),
     (32, 2): Launch(32, 1, 32, 2, 2, False, 32, 4, 2, False),
-    (64, 2): Launch(64, 4, 64, 2, 3, False, 64, 32, 2, False),
-    (128, 2): Launch(64, 4, 64, 2, 3, False, 64, 32, 2, True),
+    (64, 2): Launch(64, 4, 64, 3, 3, False, 64, 32, 3, False),
+    (128, 2): Launch(64, 4, 64, 3, 3, False, 64, 32, 2, True),
 }
 """By the larger of key and value width, rounded up to a power of two, and by one step per token or more.
 
@@ -112,7 +112,7 @@ def _forward(
         q, k, v, cumulated, w, q if initial is None else initial, output, final, u, states, time,
         Q_STRIDE=q.stride(1), K_STRIDE=k.stride(1), V_STRIDE=v.stride(1), **shape, **flags,
         HAS_INITIAL=initial is not None, SAVE=save, SPLIT=SPLIT, STAGES=launch.forward_stages,
-        num_warps=launch.warps,
+        REREAD=_reread(q), num_warps=launch.warps,
     )  # fmt: skip
     return output, final, w, u, states, cumulated
 
@@ -153,7 +153,7 @@ def _backward(
     values = min(shape["BV"], launch.values)
     adjoint_kernel[(batch * head * -(-u.shape[-1] // values),)](
         q, k, cumulated, w, grad_output, q if grad_final is None else grad_final, dv, grad_states, dinitial, time,
-        HAS_GRAD_FINAL=grad_final is not None, STAGES=launch.adjoint_stages, PREFETCH=PREFETCH and launch.prefetch,
+        HAS_GRAD_FINAL=grad_final is not None, STAGES=launch.adjoint_stages, PREFETCH=ASSEMBLY and launch.prefetch,
         num_warps=launch.warps, **flags, **(shape | {"BV": values}),
     )  # fmt: skip
     shape["BK"] = min(shape["BK"], launch.keys)
@@ -166,7 +166,7 @@ def _backward(
     gradient_kernel[(-(-total // count) * slices,)](
         q, k, beta, cumulated, u, states, grad_output, dv, grad_states, dq, dk, dbeta, in_slices, time, total, count,
         B_STRIDE=beta.stride(1), SMALLEST=_smallest_beta(q), STAGES=launch.gradient_stages, TURN=launch.turn,
-        num_warps=launch.warps, **flags, **shape,
+        REREAD=_reread(q) and not launch.turn, num_warps=launch.warps, **flags, **shape,
     )  # fmt: skip
     if in_slices is not dlog_decay:
         dlog_decay.copy_(in_slices.sum(2))
@@ -232,10 +232,11 @@ def _allocate(
     tokens, padded = _chunk(k, v)
     chunks = (time + tokens - 1) // tokens
     rows = tokens * padded
+    solve_dtype = q.dtype if q.dtype == torch.float32 else torch.float16
     return (
         q.new_empty(batch, time, head, value_width),
         q.new_empty(batch, head, key_width, value_width, dtype=torch.float32),
-        q.new_empty(batch, head, chunks, 2 if q.dtype == torch.bfloat16 else 1, rows, rows),
+        q.new_empty(batch, head, chunks, rows, rows, dtype=solve_dtype),
         q.new_empty(v.shape if save else (0,)),
         q.new_empty((batch, head, chunks, value_width, key_width) if save else (0,)),
         q.new_empty((0,) if log_decay is None else (batch, head, chunks, tokens), dtype=torch.float32),
@@ -259,7 +260,7 @@ def _allocate_gradients(
 def _launch(k: Tensor, v: Tensor) -> Launch:
     launch = LAUNCH[max(_block(k.shape[-1]), _block(v.shape[-1])), min(k.shape[2], 2)]
     if k.dtype == torch.float32:  # its tiles fill registers: narrower ones, from shared memory
-        launch = replace(launch, keys=min(launch.keys, 32), chunks=4, gradient_stages=2, rows=16)
+        launch = replace(launch, keys=min(launch.keys, 32), chunks=4, gradient_stages=2, turn=False, rows=16)
     return launch if _architecture(k) >= 9 else replace(launch, rows=min(launch.rows, 32))
 
 
@@ -296,6 +297,10 @@ def _shape(q: Tensor, k: Tensor, v: Tensor) -> dict[str, int]:
 def _smallest_beta(q: Tensor) -> float:
     """The smallest normal number of W's type, or what float32 values do not resolve."""
     return 2.0**-14 if q.dtype == torch.float16 else 1e-7
+
+
+def _reread(q: Tensor) -> bool:
+    return ASSEMBLY and q.element_size() == 2
 
 
 def _stride(log_decay: Tensor | None) -> int:

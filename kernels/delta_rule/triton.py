@@ -23,12 +23,17 @@ and then for all chunks in parallel
 The gradient of the cumulated log decay is Q * dQ + K * dK of the terms that grow with it - K * dK of those that
 shrink, summed over a row. Products are oriented (transposed, [value, row], in the first three kernels) so that a
 result is the next product's left operand without leaving its registers, and never is a product's result transposed
-into an operand: Triton 3.4 to 3.7.0 miscompiles that on Hopper. A register that a loop spills costs more than it seems:
-what is loaded back comes after all that is on its way from memory.
+into an operand: Triton 3.4 to 3.7.0 miscompiles that on Hopper (but not for the one warp of a solve). A register that a
+loop spills costs more than it seems: what is loaded back comes after all that is on its way from memory. Three stages
+of loads are far better than two, which Triton issues only just before they are waited for; but two programs must still
+fit a multiprocessor's shared memory.
 """
 
 import triton
 import triton.language as tl
+
+SOLVE_SCALE = tl.constexpr(256.0)
+"""Of W in float16, whose columns are as small as beta."""
 
 
 @triton.jit
@@ -44,23 +49,18 @@ def split(a):
 
 
 @triton.jit
-def product_with_solve(a, high, low, PRECISION: tl.constexpr):
-    """`a` times the stored W, which for bfloat16 `a` is the sum of two bfloat16 matrices, as they lie in memory."""
-    if a.dtype == tl.bfloat16:
-        return tl.dot(a, high, product(a, low, PRECISION), input_precision=PRECISION)
-    else:
-        return product(a, high, PRECISION)
+def float_product_with_solve(a, w, PRECISION: tl.constexpr):
+    """float32 `a` times the stored W, or the transposed one.
 
-
-@triton.jit
-def float_product_with_solve(a, high, low, dtype: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr):
-    """float32 `a` times the stored W; for nearly equal keys W magnifies what rounding `a` to bfloat16 leaves out."""
-    if SPLIT and dtype == tl.bfloat16:
-        a_high, a_low = split(a)
-        total = tl.dot(a_high, low, product(a_low, high, PRECISION), input_precision=PRECISION)
-        return tl.dot(a_high, high, total, input_precision=PRECISION)
+    For nearly equal keys W magnifies what rounding `a` leaves out, so narrow types meet it in float16, of eleven bits:
+    rows of `a` are brought to one, and W, whose elements are not above beta squared, was stored times SOLVE_SCALE.
+    """
+    if w.dtype == tl.float16:
+        largest = tl.maximum(tl.max(tl.abs(a), 1), 2.0**-100)
+        result = tl.dot((a * (1.0 / largest)[:, None]).to(tl.float16), w)
+        return result * (largest * (1.0 / SOLVE_SCALE))[:, None]
     else:
-        return product_with_solve(a.to(dtype), high, low, PRECISION)
+        return product(a, w, PRECISION)
 
 
 @triton.jit
@@ -116,6 +116,16 @@ def hidden_zero(position):
 
 
 @triton.jit
+def reread(x, REREAD: tl.constexpr):
+    """Read what a loop has loaded once more, into nothing, which costs no instruction.
+
+    To a load that tensor cores alone read Triton gives one buffer more than to others, and shared memory has no room.
+    """
+    if REREAD:
+        tl.inline_asm_elementwise("mov.b32 $0, 0;", "=r,r", [x], dtype=tl.int16, is_pure=False, pack=2)
+
+
+@triton.jit
 def tile_mask(rows, columns, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     """Of a tile in memory; blocks of columns that are all there need no comparison."""
     if WIDTH % BLOCK == 0:
@@ -126,15 +136,9 @@ def tile_mask(rows, columns, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit
 def load_solve(w, chunk, r, row, R: tl.constexpr):
-    """W of a chunk with rows `r`, at `row`, or its two parts; blocks above the diagonal are zero and not in memory."""
-    lower = (r // 16)[:, None] >= (r // 16)[None, :]
-    at = row[:, None] * R + r[None, :]
-    if w.dtype.element_ty == tl.bfloat16:
-        w += chunk * (2 * R * R)
-        return tl.load(w + at, lower, 0.0), tl.load(w + R * R + at, lower, 0.0)
-    else:
-        high = tl.load(w + chunk * (R * R) + at, lower, 0.0)
-        return high, high
+    """The transposed W of a chunk with rows `r`, at `row`; blocks below its diagonal are zero and not in memory."""
+    upper = (r // 16)[:, None] <= (r // 16)[None, :]
+    return tl.load(w + chunk * (R * R) + (row[:, None] * R + r[None, :]), upper, 0.0)
 
 
 @triton.jit(do_not_specialize=["T"])
@@ -143,7 +147,7 @@ def forward_kernel(
     K_STRIDE: tl.constexpr, V_STRIDE: tl.constexpr, H: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
     V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, TOKENS: tl.constexpr, STEPS_PADDED: tl.constexpr,
     HAS_DECAY: tl.constexpr, HAS_INITIAL: tl.constexpr, SAVE: tl.constexpr, SPLIT: tl.constexpr,
-    PRECISION: tl.constexpr, STAGES: tl.constexpr,
+    PRECISION: tl.constexpr, STAGES: tl.constexpr, REREAD: tl.constexpr,
 ):  # fmt: skip
     """Output and final state of one head and slice of value columns; U and entry states too where they are saved."""
     R: tl.constexpr = TOKENS * STEPS_PADDED
@@ -198,11 +202,16 @@ def forward_kernel(
         k_c = tl.load(k + (first * K_STRIDE + h * K) + (row_k[:, None] + kk[None, :]), rows_k, 0.0)
         at_q = q + (first * Q_STRIDE + h * K) + (query[:, None] * Q_STRIDE + kk[None, :])
         q_c = tl.load(at_q, live_q[:, None] & (kk < K)[None, :], 0.0)
+        reread(k_c, REREAD)
+        reread(q_c, REREAD)
         causal = token[:, None] <= cq[None, :]
         p = product(k_c, tl.trans(q_c), PRECISION) * causal_decay(g_q[None, :], g[:, None], causal, HAS_DECAY)
 
         if SAVE:  # again, as what is carried over iterations would go through shared memory
             operand = state.to(dtype)
+        o = product(operand, tl.trans(q_c), PRECISION)
+        if HAS_DECAY:
+            o *= tl.exp2(g_q)[None, :]
         x = product(operand, tl.trans(k_c), PRECISION)
         if HAS_DECAY:
             x *= tl.exp2(g)[None, :]
@@ -210,15 +219,11 @@ def forward_kernel(
             x = tl.trans(v_c).to(tl.float32) - x
         else:  # exact, and an operand's load is under way for an iteration, where others are waited for at once
             x = product(tl.trans(v_c), unit, PRECISION) - x
-        high, low = load_solve(w, head * chunks + c, r, r + zero, R)
-        update = product_with_solve(x.to(dtype), tl.trans(high), tl.trans(low), PRECISION)
+        update = float_product_with_solve(x, load_solve(w, head * chunks + c, r, r + zero, R), PRECISION)
         if SAVE:
             at_u = u + (first * N * H + h) * V + (row[None, :] * (H * V) + vv[:, None])
             tl.store(at_u, round_pairs(update, dtype), live[None, :] & (vv < V)[:, None])
 
-        o = product(operand, tl.trans(q_c), PRECISION)
-        if HAS_DECAY:
-            o *= tl.exp2(g_q)[None, :]
         o += product(update, p, PRECISION)
         at_o = output + (first * H + h) * V + (query[None, :] * (H * V) + vv[:, None])
         tl.store(at_o, o.to(dtype), live_q[None, :] & (vv < V)[:, None])

@@ -11,6 +11,8 @@ from tsseq.kernels.delta_rule.triton import (
     hidden_zero,
     load_solve,
     product,
+    reread,
+    round_pairs,
     safe_beta,
     tile_mask,
 )
@@ -84,8 +86,7 @@ def adjoint_kernel(
             prefetch_rows(k + (start * K_STRIDE + h * K), more, K_STRIDE, H * K, TOKENS, STEPS_PADDED, N, K, BK)
             prefetch_rows(q + (start * Q_STRIDE + h * K), more, Q_STRIDE, 0, TOKENS, 1, 1, K, BK)
             prefetch_rows(grad_output + (start * O_STRIDE + h * V), more, O_STRIDE, 0, TOKENS, 1, 1, V, BV)
-            ROWS: tl.constexpr = R * (2 if w.dtype.element_ty == tl.bfloat16 else 1)
-            prefetch_rows(w + (head * chunks + before) * (ROWS * R), ROWS, R, 0, ROWS, 1, 1, R, R)
+            prefetch_rows(w + (head * chunks + before) * (R * R), R, R, 0, R, 1, 1, R, R)
         live = (token < left) & (step < N)
         live_q = (cq < left) & (cq < TOKENS)
         g = tl.zeros([R], tl.float32)
@@ -113,10 +114,10 @@ def adjoint_kernel(
         if HAS_DECAY:
             du *= tl.exp2(g_end - g)[None, :]
         du = add_float_right_product(du, tl.trans(do), p, SPLIT, PRECISION)
-        high, low = load_solve(w, head * chunks + c, r, r + zero, R)
-        y = float_product_with_solve(du, high, low, dtype, SPLIT, PRECISION)
+        w_t = load_solve(w, head * chunks + c, r, r + zero, R)
+        y = float_product_with_solve(du, tl.trans(w_t), PRECISION)
         at_v = (first * N * H + h) * V + (row[None, :] * (H * V) + vv[:, None])
-        tl.store(grad_v + at_v, y.to(dtype), live[None, :] & (vv < V)[:, None])
+        tl.store(grad_v + at_v, round_pairs(y, dtype), live[None, :] & (vv < V)[:, None])
 
         do_t = tl.trans(do)
         y = -y
@@ -146,6 +147,7 @@ def gradient_kernel(
     H: tl.constexpr, N: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     TOKENS: tl.constexpr, STEPS_PADDED: tl.constexpr, HAS_DECAY: tl.constexpr, HAS_INITIAL: tl.constexpr,
     SMALLEST: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr, TURN: tl.constexpr,
+    REREAD: tl.constexpr,
 ):  # fmt: skip
     """All gradients but dV of COUNT of the TOTAL chunks of all heads and a slice of key columns, each chunk by itself.
 
@@ -210,6 +212,9 @@ def gradient_kernel(
         at_b = beta + first * B_STRIDE + h + ((token + zero) * B_STRIDE + step * H)
         b_c = safe_beta(tl.load(at_b, live, 0.0).to(tl.float32), SMALLEST)
 
+        reread(do, REREAD)
+        reread(u_c, REREAD)
+        reread(y, REREAD)
         at_end = 0.0
         g_left = g
         if HAS_DECAY:

@@ -3,39 +3,58 @@
 import triton
 import triton.language as tl
 
-from tsseq.kernels import precision
-from tsseq.kernels.delta_rule.triton import causal_decay, product, safe_beta, split
-
-FLOAT32 = tl.constexpr(precision.FLOAT32)
+from tsseq.kernels.delta_rule.triton import SOLVE_SCALE, causal_decay, safe_beta
 
 
 @triton.jit
-def float_product(a, b, WHOLE: tl.constexpr, HALF: tl.constexpr):
-    """float32 `a` times float32 `b`; where HALF, of the first eleven bits of `b` and of `a`, or of a WHOLE `a`.
+def widen(x, HALF: tl.constexpr):
+    """float32 `x` as it is computed with here: for nearly equal keys the inverse magnifies the last digit."""
+    return x if HALF else x.to(tl.float64)
 
-    Factors of float16 take fewer instructions than those of tf32, which are no more precise.
+
+@triton.jit
+def add_product(total, a, b_t, WHOLE: tl.constexpr, HALF: tl.constexpr):
+    """`total` plus `a` times the transpose of `b_t`; where HALF, their first eleven bits, or 22 bits where WHOLE.
+
+    Factors of float16 take fewer instructions than those of tf32, which are no more precise. A product's result lies in
+    registers as a left factor does and as the transpose of a right one: no matrix here is turned over.
     """
+    b = tl.trans(b_t)
     if HALF:
-        high = a.to(tl.float16)
-        b = b.to(tl.float16)
-        result = tl.dot(high, b)
+        high, b_high = a.to(tl.float16), b.to(tl.float16)
         if WHOLE:
-            result = tl.dot((a - high.to(tl.float32)).to(tl.float16), b, result)
-        return result
+            total = tl.dot(high, (b - b_high.to(tl.float32)).to(tl.float16), total)
+            total = tl.dot((a - high.to(tl.float32)).to(tl.float16), b_high, total)
+        return tl.dot(high, b_high, total)
     else:
-        return product(a, b, FLOAT32)
+        return tl.dot(a, b, total, out_dtype=tl.float64)
 
 
 @triton.jit
-def invert_unit_lower(a, HALF: tl.constexpr):
-    """(I + a)^-1 of a strictly lower 16 x 16 `a` by doubling diagonal blocks; only true inverses are multiplied."""
+def invert_unit_lower(a, a_t, HALF: tl.constexpr):
+    """(I - a)^-1 of a strictly lower 16 x 16 `a`, whose transpose is `a_t`, and the transpose of the inverse.
+
+    Diagonal blocks double; only true inverses are multiplied. Where HALF, a step of Newton's method makes up for the
+    digits that products dropped.
+    """
     i = tl.arange(0, 16)[:, None]
     j = tl.arange(0, 16)[None, :]
-    x = tl.where(i == j, 1.0, 0.0) - tl.where(i // 2 == j // 2, a, 0.0)
+    none = tl.zeros([16, 16], a.dtype)
+    unit = tl.where(i == j, 1.0, none)
+    x = unit + tl.where(i // 2 == j // 2, a, 0.0)
+    x_t = unit + tl.where(i // 2 == j // 2, a_t, 0.0)
     for level in tl.static_range(1, 4):
         below = tl.where((i >> level + 1 == j >> level + 1) & (i >> level != j >> level), a, 0.0)
-        x -= float_product(x, float_product(below, x, False, HALF), False, HALF)
-    return x
+        y_t = add_product(none, x_t, below, False, HALF)
+        doubled = add_product(x, x, y_t, False, HALF)
+        x_t = add_product(x_t, y_t, x, False, HALF)
+        x = doubled
+    if HALF:
+        rest_t = add_product(unit - x_t, x_t, a, True, HALF)
+        better = add_product(x, x, rest_t, False, HALF)
+        x_t = add_product(x_t, rest_t, x, False, HALF)
+        x = better
+    return x, x_t
 
 
 @triton.jit
@@ -81,24 +100,40 @@ def cumulate(cumulated, decay, before, BLOCK: tl.constexpr, STEPS_PADDED: tl.con
 
 
 @triton.jit
-def interaction(later, b, g_later, earlier, g_earlier, mask, HAS_DECAY: tl.constexpr, PRECISION: tl.constexpr):
-    """diag(beta) Gamma * K K^T of a block's rows with those of an earlier one, or with its own where `mask`."""
-    a = product(later, tl.trans(earlier), PRECISION) * b[:, None]
-    return a * causal_decay(g_later[:, None], g_earlier[None, :], mask, HAS_DECAY)
+def interaction(products, b, g_later, g_earlier, HAS_DECAY: tl.constexpr, HALF: tl.constexpr):
+    """-diag(beta) Gamma * K K^T of a block's rows with those of an earlier one."""
+    later, earlier = widen(g_later, HALF)[:, None], widen(g_earlier, HALF)[None, :]
+    every = (g_later == g_later)[:, None]
+    return widen(products, HALF) * -b[:, None] * causal_decay(later, earlier, every, HAS_DECAY)
 
 
 @triton.jit
-def store_block(w, x, b, ROW: tl.constexpr, COLUMN: tl.constexpr, R: tl.constexpr):
-    """X diag(beta) as a 16 x 16 block of W, or of the two bfloat16 matrices that W is the sum of."""
+def invert_block(products, b, g, HAS_DECAY: tl.constexpr, HALF: tl.constexpr):
+    """The inverse of a block on the diagonal, of its rows' products with one another, and its transpose."""
+    i = tl.arange(0, 16)[:, None]
+    j = tl.arange(0, 16)[None, :]
+    products = widen(products, HALF)
+    g = widen(g, HALF)
+    a = products * -b[:, None] * causal_decay(g[:, None], g[None, :], i > j, HAS_DECAY)
+    a_t = products * -b[None, :] * causal_decay(g[None, :], g[:, None], i < j, HAS_DECAY)
+    return invert_unit_lower(a, a_t, HALF)
+
+
+@triton.jit
+def store_block(w, x_t, b, ROW: tl.constexpr, COLUMN: tl.constexpr, R: tl.constexpr, STEPS_PADDED: tl.constexpr):
+    """X diag(beta), of the transposed X, as a 16 x 16 block of the transposed W.
+
+    Updates along equal keys all but cancel within a token of several steps, and what rounding W leaves of them does
+    not. So what it takes from some elements of a column is added to the last of them: their sum stays.
+    """
+    GROUP: tl.constexpr = 32 // STEPS_PADDED
     i = tl.arange(0, 16)
-    to = w + ROW * 16 * R + COLUMN * 16 + i[:, None] * R + i[None, :]
-    block = x * b[None, :]
-    if w.dtype.element_ty == tl.bfloat16:
-        high, low = split(block)
-        tl.store(to, high)
-        tl.store(to + R * R, low)
-    else:
-        tl.store(to, block.to(w.dtype.element_ty))
+    dtype: tl.constexpr = w.dtype.element_ty
+    block = x_t * (b * SOLVE_SCALE if dtype == tl.float16 else b)[:, None]
+    for last in tl.static_range(GROUP - 1, 16, GROUP):
+        lost = tl.where(((i >= last - GROUP) & (i < last))[None, :], block - block.to(dtype).to(block.dtype), 0.0)
+        block += tl.where((i == last)[None, :], tl.sum(lost, 1)[:, None], 0.0)
+    tl.store(w + COLUMN * 16 * R + ROW * 16 + i[:, None] * R + i[None, :], block.to(dtype))
 
 
 @triton.jit(do_not_specialize=["T"])
@@ -120,10 +155,7 @@ def solve_kernel(
     b = pid // H // chunks
     left = T - c * TOKENS
     first = b * T + c * TOKENS
-    i = tl.arange(0, 16)
-    below = i[:, None] > i[None, :]
-    every = (i >= 0)[:, None]
-    w += ((b * H + h) * chunks + c) * (2 * R * R if w.dtype.element_ty == tl.bfloat16 else R * R)
+    w += ((b * H + h) * chunks + c) * (R * R)
     cumulated += ((b * H + h) * chunks + c) * TOKENS
     k += first * K_STRIDE + h * K
     beta += first * B_STRIDE + h
@@ -139,48 +171,74 @@ def solve_kernel(
     r = tl.arange(0, R)
     token = r // STEPS_PADDED
     step = r % STEPS_PADDED
-    column = tl.arange(0, BK)
     row = token * K_STRIDE + step * (H * K)
     live = (token < left) & (step < N)
-    keys = tl.load(k + row[:, None] + column[None, :], live[:, None] & (column < K)[None, :], 0.0)
+    PART: tl.constexpr = BK if BK < 64 else 64  # of the keys' columns; more of them at once take too many registers
+    a11 = tl.zeros([16, 16], tl.float32)
+    if R >= 32:
+        a21, a22 = a11, a11
     if R == 64:
-        upper, lower = halves(keys)
-        k1, k2 = halves(upper)
-        k3, k4 = halves(lower)
-    elif R == 32:
-        k1, k2 = halves(keys)
-    else:
-        k1 = keys
+        a31, a32, a33 = a11, a11, a11
+        a41, a42, a43, a44 = a11, a11, a11, a11
+    for part in tl.static_range(BK // PART):
+        column = part * PART + tl.arange(0, PART)
+        keys = tl.load(k + row[:, None] + column[None, :], live[:, None] & (column < K)[None, :], 0.0)
+        if R == 16:
+            a11 = tl.dot(keys, tl.trans(keys), a11, input_precision=PRECISION)
+        elif R == 32:
+            k1, k2 = halves(keys)
+            a11 = tl.dot(k1, tl.trans(k1), a11, input_precision=PRECISION)
+            a21 = tl.dot(k2, tl.trans(k1), a21, input_precision=PRECISION)
+            a22 = tl.dot(k2, tl.trans(k2), a22, input_precision=PRECISION)
+        else:
+            upper, lower = halves(keys)
+            k1, k2 = halves(upper)
+            k3, k4 = halves(lower)
+            a11 = tl.dot(k1, tl.trans(k1), a11, input_precision=PRECISION)
+            a21 = tl.dot(k2, tl.trans(k1), a21, input_precision=PRECISION)
+            a22 = tl.dot(k2, tl.trans(k2), a22, input_precision=PRECISION)
+            a33 = tl.dot(k3, tl.trans(k3), a33, input_precision=PRECISION)
+            a43 = tl.dot(k4, tl.trans(k3), a43, input_precision=PRECISION)
+            a44 = tl.dot(k4, tl.trans(k4), a44, input_precision=PRECISION)
+            a31 = tl.dot(k3, tl.trans(k1), a31, input_precision=PRECISION)
+            a32 = tl.dot(k3, tl.trans(k2), a32, input_precision=PRECISION)
+            a41 = tl.dot(k4, tl.trans(k1), a41, input_precision=PRECISION)
+            a42 = tl.dot(k4, tl.trans(k2), a42, input_precision=PRECISION)
+
     g1, g_end = cumulate(cumulated, d1, 0.0, 0, STEPS_PADDED, HAS_DECAY)
-    x1 = invert_unit_lower(interaction(k1, b1, g1, k1, g1, below, HAS_DECAY, PRECISION), HALF)
-    store_block(w, x1, b1, 0, 0, R)
+    _, x1_t = invert_block(a11, b1, g1, HAS_DECAY, HALF)
+    store_block(w, x1_t, b1, 0, 0, R, STEPS_PADDED)
     if R >= 32:
         g2, g_end = cumulate(cumulated, d2, g_end, 1, STEPS_PADDED, HAS_DECAY)
-        x2 = invert_unit_lower(interaction(k2, b2, g2, k2, g2, below, HAS_DECAY, PRECISION), HALF)
-        a21 = interaction(k2, b2, g2, k1, g1, every, HAS_DECAY, PRECISION)
-        x21 = -float_product(x2, float_product(a21, x1, True, HALF), True, HALF)
-        store_block(w, x21, b1, 1, 0, R)
-        store_block(w, x2, b2, 1, 1, R)
+        x2, x2_t = invert_block(a22, b2, g2, HAS_DECAY, HALF)
+        a21 = interaction(a21, b2, g2, g1, HAS_DECAY, HALF)
+        none = tl.zeros([16, 16], a21.dtype)
+        x21_t = add_product(none, add_product(none, x1_t, a21, True, HALF), x2, True, HALF)
+        store_block(w, x21_t, b1, 1, 0, R, STEPS_PADDED)
+        store_block(w, x2_t, b2, 1, 1, R, STEPS_PADDED)
     if R == 64:
         g3, g_end = cumulate(cumulated, d3, g_end, 2, STEPS_PADDED, HAS_DECAY)
         g4, g_end = cumulate(cumulated, d4, g_end, 3, STEPS_PADDED, HAS_DECAY)
-        x3 = invert_unit_lower(interaction(k3, b3, g3, k3, g3, below, HAS_DECAY, PRECISION), HALF)
-        x4 = invert_unit_lower(interaction(k4, b4, g4, k4, g4, below, HAS_DECAY, PRECISION), HALF)
-        a43 = interaction(k4, b4, g4, k3, g3, every, HAS_DECAY, PRECISION)
-        x43 = -float_product(x4, float_product(a43, x3, True, HALF), True, HALF)
-        store_block(w, x3, b3, 2, 2, R)
-        store_block(w, x43, b3, 3, 2, R)
-        store_block(w, x4, b4, 3, 3, R)
+        x3, x3_t = invert_block(a33, b3, g3, HAS_DECAY, HALF)
+        x4, x4_t = invert_block(a44, b4, g4, HAS_DECAY, HALF)
+        a43 = interaction(a43, b4, g4, g3, HAS_DECAY, HALF)
+        y_t = add_product(none, x3_t, a43, True, HALF)
+        x43 = add_product(none, x4, y_t, True, HALF)
+        store_block(w, x3_t, b3, 2, 2, R, STEPS_PADDED)
+        store_block(w, add_product(none, y_t, x4, True, HALF), b3, 3, 2, R, STEPS_PADDED)
+        store_block(w, x4_t, b4, 3, 3, R, STEPS_PADDED)
 
-        a31 = interaction(k3, b3, g3, k1, g1, every, HAS_DECAY, PRECISION)
-        a32 = interaction(k3, b3, g3, k2, g2, every, HAS_DECAY, PRECISION)
-        a41 = interaction(k4, b4, g4, k1, g1, every, HAS_DECAY, PRECISION)
-        a42 = interaction(k4, b4, g4, k2, g2, every, HAS_DECAY, PRECISION)
-        upper = float_product(a31, x1, True, HALF) + float_product(a32, x21, True, HALF)
-        lower = float_product(a41, x1, True, HALF) + float_product(a42, x21, True, HALF)
-        store_block(w, -float_product(x3, upper, True, HALF), b1, 2, 0, R)
-        store_block(w, -(float_product(x43, upper, True, HALF) + float_product(x4, lower, True, HALF)), b1, 3, 0, R)
-        upper = float_product(a32, x2, True, HALF)
-        lower = float_product(a42, x2, True, HALF)
-        store_block(w, -float_product(x3, upper, True, HALF), b2, 2, 1, R)
-        store_block(w, -(float_product(x43, upper, True, HALF) + float_product(x4, lower, True, HALF)), b2, 3, 1, R)
+        a31 = interaction(a31, b3, g3, g1, HAS_DECAY, HALF)
+        a32 = interaction(a32, b3, g3, g2, HAS_DECAY, HALF)
+        a41 = interaction(a41, b4, g4, g1, HAS_DECAY, HALF)
+        a42 = interaction(a42, b4, g4, g2, HAS_DECAY, HALF)
+        upper_t = add_product(add_product(none, x1_t, a31, True, HALF), x21_t, a32, True, HALF)
+        lower_t = add_product(add_product(none, x1_t, a41, True, HALF), x21_t, a42, True, HALF)
+        row_t = add_product(add_product(none, upper_t, x43, True, HALF), lower_t, x4, True, HALF)
+        store_block(w, add_product(none, upper_t, x3, True, HALF), b1, 2, 0, R, STEPS_PADDED)
+        store_block(w, row_t, b1, 3, 0, R, STEPS_PADDED)
+        upper_t = add_product(none, x2_t, a32, True, HALF)
+        lower_t = add_product(none, x2_t, a42, True, HALF)
+        row_t = add_product(add_product(none, upper_t, x43, True, HALF), lower_t, x4, True, HALF)
+        store_block(w, add_product(none, upper_t, x3, True, HALF), b2, 2, 1, R, STEPS_PADDED)
+        store_block(w, row_t, b2, 3, 1, R, STEPS_PADDED)
