@@ -27,7 +27,7 @@ def delta_rule(
 
     For every token: S <- exp(log_decay) S once, then S <- S + beta k (v - S^T k)^T for each of its steps in turn;
     the output is S^T q. Nothing is scaled or normalised here: keys of norm at most 1 and beta in [0, 2] keep the
-    state bounded (beta = 2 is a reflection).
+    state bounded (beta = 2 is a reflection). Kernels for narrow types on a GPU hold beta in float16, up to 255.
 
     Returns the outputs in query's dtype and the state after the last token in float32 (float64 for float64
     inputs). Gradients flow to every argument from both. DeltaProduct: arXiv 2502.10297; gate: arXiv 2412.06464.

@@ -19,7 +19,7 @@ def add_product(total, a, b_t, WHOLE: tl.constexpr, HALF: tl.constexpr):
     Factors of float16 take fewer instructions than those of tf32, which are no more precise. A product's result lies in
     registers as a left factor does and as the transpose of a right one: no matrix here is turned over.
     """
-    b = tl.trans(b_t)
+    b = tl.trans(b_t)  # before it is rounded: Triton would turn a rounded one over in shared memory
     if HALF:
         high, b_high = a.to(tl.float16), b.to(tl.float16)
         if WHOLE:
