@@ -102,9 +102,10 @@ def cumulate(cumulated, decay, before, BLOCK: tl.constexpr, STEPS_PADDED: tl.con
 @triton.jit
 def interaction(products, b, g_later, g_earlier, HAS_DECAY: tl.constexpr, HALF: tl.constexpr):
     """-diag(beta) Gamma * K K^T of a block's rows with those of an earlier one."""
-    later, earlier = widen(g_later, HALF)[:, None], widen(g_earlier, HALF)[None, :]
-    every = (g_later == g_later)[:, None]
-    return widen(products, HALF) * -b[:, None] * causal_decay(later, earlier, every, HAS_DECAY)
+    a = widen(products, HALF) * -b[:, None]
+    if HAS_DECAY:
+        a *= tl.exp2(widen(g_later, HALF)[:, None] - widen(g_earlier, HALF)[None, :])
+    return a
 
 
 @triton.jit
