@@ -4,8 +4,6 @@ Prints registers per thread, bytes of stack (spills) and of shared memory; fails
 does not fit the shared memory of its architecture.
 """
 
-import re
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -14,60 +12,14 @@ from unittest.mock import patch
 
 import torch
 import triton
+from compile_kernels import Recorder
 from torch import Tensor
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 from tsseq.kernels.gated_norm import triton as gated_norm  # noqa: E402
 from tsseq.kernels.linear_attention import channelwise, custom_op  # noqa: E402
 from tsseq.kernels.selective_scan import triton as selective_scan  # noqa: E402
 from tsseq.kernels.short_convolution import triton as short_convolution  # noqa: E402
-
-SHARED_BYTES = {80: 166_912, 90: 232_448}
-TYPES = {torch.bfloat16: "*bf16", torch.float32: "*fp32"}
-
-
-class Recorder:
-    """Stands for a kernel and keeps what it is first launched with."""
-
-    def __init__(self, kernel) -> None:
-        self.kernel, self.launch = kernel, None
-
-    def __getitem__(self, grid: tuple[int, ...]):
-        return self
-
-    def __call__(self, *arguments, **options) -> None:
-        self.launch = self.launch or (arguments, options)
-
-    def compile(self, architecture: int) -> str:
-        arguments, options = self.launch
-        names = self.kernel.arg_names
-        launch = {name: x for name, x in options.items() if name not in names}
-        given = dict(zip(names, arguments, strict=False)) | {n: x for n, x in options.items() if n in names}
-        signature, constants, aligned = {}, {}, {}
-        for i, name in enumerate(names):
-            x = given[name]
-            run_time = not self.kernel.params[i].is_constexpr and x is not None
-            signature[name] = "constexpr" if not run_time else TYPES[x.dtype] if isinstance(x, Tensor) else "i32"
-            if not run_time:
-                constants[(i,)] = x
-            elif isinstance(x, Tensor):
-                aligned[(i,)] = [["tt.divisibility", 16]]
-        source = ASTSource(fn=self.kernel, signature=signature, constexprs=constants, attrs=aligned)
-        compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=launch)
-        assert compiled.metadata.shared <= SHARED_BYTES[architecture], compiled.metadata.shared
-        return f"{_usage(compiled.asm['cubin'])}, {compiled.metadata.shared} bytes of shared memory"
-
-
-def _usage(cubin: bytes) -> str:
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        command = [triton.knobs.nvidia.cuobjdump.path, "-res-usage", file.name]
-        text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", text).groups()
-    return f"{registers} registers, {stack} bytes of stack"
 
 
 def _leaf(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:

@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 import torch
 import triton
-from compile_attention import TYPES, Recorder
+from compile_kernels import Recorder
 from torch import Tensor
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
@@ -21,8 +21,6 @@ from tsseq.kernels.block_scan import triton as block_scan  # noqa: E402
 from tsseq.kernels.block_scan import triton_controlled, triton_hadamard  # noqa: E402
 from tsseq.kernels.diagonal_scan import triton as diagonal_scan  # noqa: E402
 from tsseq.kernels.slstm import triton as slstm  # noqa: E402
-
-TYPES |= {torch.int64: "*i64", torch.uint8: "*u8"}
 
 
 def _leaf(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:

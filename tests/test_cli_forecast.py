@@ -174,12 +174,20 @@ def test_bundled_series_are_what_they_are(option, checkpoint, fails):
 
 @pytest.mark.slow
 def test_bundled_series_in_under_five_seconds(tmp_path):
-    """Installed, by its name, imports and all; the better of two, as a machine may have other things to do."""
-    seconds = []
-    for _ in range(2):
+    """Installed, by its name, imports and all, on a machine that imports PyTorch in two; others get as much more.
+
+    The better of two turns, as a machine may have other things to do.
+    """
+
+    def seconds(*words):
         began = time.perf_counter()
-        argv = [sys.executable, "-m", "tsseq.cli", "forecast", "airline", "--horizon", "24"]
-        said = subprocess.run(argv, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
-        seconds.append(time.perf_counter() - began)
-    assert "1962-12-01" in said
-    assert min(seconds) < 5.0
+        done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True, cwd=tmp_path)
+        said.append(done.stdout)
+        return time.perf_counter() - began
+
+    said = []
+    command = ["-m", "tsseq.cli", "forecast", "airline", "--horizon", "24"]
+    turns = [(seconds("-c", "import torch"), seconds(*command)) for _ in range(2)]
+    assert "1962-12-01" in said[-1]
+    yardstick, fastest = map(min, zip(*turns, strict=True))
+    assert fastest < 5.0 * max(1.0, yardstick / 2.0), turns
