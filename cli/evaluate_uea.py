@@ -28,7 +28,7 @@ def uea(
     mixer: str = "lru",
     width: int = 64,
     layers: int = 2,
-    positions: int = 50,
+    positions: int | None = None,
     members: int = 3,
     options: dict[str, Any] | None = None,
     max_epochs: int = 60,
@@ -58,7 +58,8 @@ def uea(
         mixer: sequence mixer, or several joined by commas and cycled over the layers
         width: features per position
         layers: residual blocks
-        positions: longest sequence that the mixer reads; longer series are cut into patches
+        positions: longest sequence that the mixer reads, longer series being cut into patches; if not given, 50, or up
+            to 400 where patches have at least 8 steps
         members: networks whose probabilities are averaged
         options: keyword arguments of the mixer, as JSON; if not given, none but for the lru, whose modes start slow
         max_epochs: passes over the training set

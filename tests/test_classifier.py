@@ -19,9 +19,18 @@ from sktime.utils.estimator_checks import check_estimator
 
 from tsseq.adapters.sktime import TsseqClassifier
 from tsseq.backbone import BackboneConfig
-from tsseq.classifier import Classifier, ClassifierConfig, reverse
-from tsseq.classifier_training import ClassifierTrainingConfig, _BestEpoch, fit, log_probabilities, split, warped
+from tsseq.classifier import Classifier, ClassifierConfig, rescale, reverse
+from tsseq.classifier_training import (
+    ClassifierTrainingConfig,
+    _BestEpoch,
+    fit,
+    log_probabilities,
+    outshone_channels,
+    split,
+    warped,
+)
 from tsseq.cli.__main__ import main
+from tsseq.ensemble import Recipe
 from tsseq.mixers import MIXERS
 
 
@@ -44,7 +53,7 @@ def waves(cases=60, length=40, channels=2, seed=0):
 @pytest.mark.parametrize("stride", [1, 4])
 @pytest.mark.parametrize("mixer", MIXERS)
 def test_padding_and_company_change_nothing(mixer, stride):
-    model = network(mixer=mixer, stride=stride, kernel=2 * stride + 1)
+    model = network(mixer=mixer, stride=stride, kernel=2 * stride + 1, rescaled=(1,))
     values = torch.from_numpy(waves(3)[0])
     alone = torch.cat([model(values[:1, :17]), model(values[1:2, :30]), model(values[2:])])
     values[0, 17:], values[1, 30:] = torch.nan, torch.nan
@@ -62,6 +71,44 @@ def test_missing_values_are_the_mean_and_are_seen():
     mean = torch.where(values.isnan(), model.loc.expand_as(values), values)
     assert (logits - model(mean)).abs().max() > 1e-4
     assert model(torch.full((1, 6, 2), torch.nan)).isfinite().all()
+
+
+def test_small_series_are_read_beside_large_ones():
+    """Scales from 1e-9 to 1e9: in units of the training set, nearly all series are zero."""
+    values, labels = waves(120)
+    test, truth = waves(seed=1)
+    sizes = 10 ** np.random.default_rng(2).uniform(-9, 9, (2, 120, 1, 1))
+    values, test = (values - 100) * sizes[0], (test - 100) * sizes[1, :60]
+    values, test = values.astype(np.float32), test.astype(np.float32)
+    values[3] = np.nan
+    assert outshone_channels(values) == (0, 1) and outshone_channels(waves()[0]) == ()
+    assert outshone_channels(np.full((3, 4, 1), np.nan, np.float32)) == ()
+    training = ClassifierTrainingConfig(max_steps=150, min_steps=150, learning_rate=5e-3)
+    right = []
+    for rescaled in ((), (0, 1)):
+        model = fit(network(rescaled=rescaled), values, labels, training, device="cpu")
+        found = log_probabilities(model, torch.from_numpy(test)).argmax(1).numpy()
+        right.append((found == truth).mean())
+    assert right[0] < 0.7 and right[1] > 0.9, right
+
+
+def test_rescaled_series_have_no_unit():
+    values = torch.randn(2, 50, 3, dtype=torch.float64).float()
+    values[0, 40:], values[1, 7, 1] = torch.nan, torch.nan
+    scaled = rescale(values)
+    assert (scaled[values.isnan()] == 0).all()
+    torch.testing.assert_close(scaled[0, :40].mean(0), torch.zeros(3), atol=1e-6, rtol=0)
+    torch.testing.assert_close(scaled[0, :40].square().mean(0), torch.ones(3))
+    for factor in (1e-30, -1.0, 1e30):
+        torch.testing.assert_close(rescale(values * factor), scaled * np.sign(factor))
+    nothing = torch.stack([torch.full((2, 5), 0.1), torch.full((2, 5), torch.nan)], dim=-1)
+    assert (rescale(nothing) == 0).all()
+
+
+def test_long_series_are_cut_finer():
+    strides = {length: Recipe().stride(length) for length in (1, 50, 51, 400, 401, 3200, 3201, 17984)}
+    assert strides == {1: 1, 50: 1, 51: 2, 400: 8, 401: 8, 3200: 8, 3201: 9, 17984: 45}
+    assert Recipe(positions=50).stride(17984) == 360
 
 
 def test_both_directions_are_read():

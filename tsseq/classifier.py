@@ -18,7 +18,8 @@ class ClassifierConfig:
     """`stride` time steps make one position of the backbone, which a convolution over `kernel` (odd) steps reads.
 
     `bidirectional` runs the same backbone over the reversed series too. `dropout` acts on the pooled features and
-    `block_dropout` on what each residual block adds.
+    `block_dropout` on what each residual block adds. `rescaled` channels are read once more, each series in units of
+    its own: beside much larger series the shape of a small one is lost.
     """
 
     channels: int
@@ -28,6 +29,7 @@ class ClassifierConfig:
     bidirectional: bool = True
     dropout: float = 0.1
     block_dropout: float = 0.1
+    rescaled: tuple[int, ...] = ()
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
 
     def __post_init__(self) -> None:
@@ -38,6 +40,8 @@ class ClassifierConfig:
             )
         if self.backbone.weave:
             raise ValueError("expected a backbone that does not weave: the reversed series shows what is to come")
+        if not set(self.rescaled) <= set(range(self.channels)):
+            raise ValueError(f"expected rescaled channels among {self.channels}, counted from 0, got {self.rescaled}")
         if self.kernel < 1 or self.kernel % 2 == 0:
             raise ValueError(f"expected an odd kernel, got {self.kernel}")
         if not (0 <= self.dropout < 1 and 0 <= self.block_dropout < 1):
@@ -51,7 +55,8 @@ class ClassifierConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         backbone = dict(values["backbone"])
         backbone["mixers"] = tuple(backbone["mixers"])
-        return cls(**{**values, "backbone": BackboneConfig(**backbone)})
+        rescaled = tuple(values["rescaled"])
+        return cls(**{**values, "rescaled": rescaled, "backbone": BackboneConfig(**backbone)})
 
 
 class Classifier(nn.Module):
@@ -72,9 +77,8 @@ class Classifier(nn.Module):
         width = config.backbone.width
         self.register_buffer("loc", torch.zeros(config.channels))
         self.register_buffer("scale", torch.ones(config.channels))
-        self.embed = nn.Conv1d(
-            2 * config.channels, width, config.kernel, stride=config.stride, padding=config.kernel // 2
-        )
+        read = 2 * config.channels + len(config.rescaled)
+        self.embed = nn.Conv1d(read, width, config.kernel, stride=config.stride, padding=config.kernel // 2)
         self.backbone = Backbone(config.backbone)
         self.head = nn.Linear(width * (4 if config.bidirectional else 2), config.classes)
 
@@ -100,7 +104,8 @@ class Classifier(nn.Module):
         scaled = torch.where(observed, (values - self.loc) / self.scale, 0.0)
         inside = torch.arange(values.shape[1], device=values.device) < steps[:, None]
         missing = (~observed & inside[..., None]).to(scaled.dtype)
-        tokens: Tensor = self.embed(torch.cat([scaled, missing], dim=-1).mT)
+        rescaled = rescale(values[..., list(self.config.rescaled)])
+        tokens: Tensor = self.embed(torch.cat([scaled, missing, rescaled], dim=-1).mT)
         return tokens.mT
 
     def _mix(self, x: Tensor) -> Tensor:
@@ -118,6 +123,17 @@ def reverse(x: Float[Tensor, "batch time width"], lengths: Int[Tensor, "batch"])
     time = torch.arange(x.shape[1], device=x.device)
     source = torch.where(time < lengths[:, None], lengths[:, None] - 1 - time, time)
     return x.gather(1, source[..., None].expand_as(x))
+
+
+def rescale(values: Float[Tensor, "batch time channel"]) -> Float[Tensor, "batch time channel"]:
+    """Each series and channel with mean 0 and variance 1; 0 where missing and where all are the same."""
+    mean = values.nanmean(1, keepdim=True)
+    deviation = torch.where(values.isnan(), 0.0, values - mean)
+    largest = deviation.abs().amax(1, keepdim=True)  # first of all, as squares may overflow or vanish
+    varies = largest > 1e-6 * mean.abs()
+    deviation = torch.where(varies, deviation / largest, 0.0)
+    variance = deviation.square().sum(1, keepdim=True) / (~values.isnan()).sum(1, keepdim=True)
+    return torch.where(varies, deviation * variance.rsqrt(), 0.0)
 
 
 def _length(observed: Bool[Tensor, "batch time"]) -> Int[Tensor, "batch"]:

@@ -243,3 +243,14 @@ def _normalise(classifier: Classifier, values: Tensor) -> None:
     deviation = (rows - mean).square().nanmean(0).sqrt().nan_to_num()
     classifier.loc.copy_(mean)
     classifier.scale.copy_(torch.where(deviation > 1e-8 * mean.abs().clamp(min=1e-30), deviation, 1.0))
+
+
+def outshone_channels(values: Values) -> tuple[int, ...]:
+    """Channels of a training set whose series differ so much in scale that in common units half of them all but
+    vanish: the median of their deviations is less than a tenth of the channel's."""
+    return tuple(c for c in range(values.shape[2]) if _is_outshone(values[..., c].astype(np.float64)))
+
+
+def _is_outshone(series: NDArray[np.float64]) -> bool:
+    series = series[~np.isnan(series).all(1)]
+    return len(series) > 0 and bool(np.median(np.nanstd(series, axis=1)) < 0.1 * np.nanstd(series))

@@ -23,7 +23,8 @@ class TsseqClassifier(BaseClassifier):
 
     An average over `members` networks that differ in their seeds: a convolution cuts a series into positions, a
     stack of any mixer of tsseq reads them forwards and backwards, and the mean and maximum over time give the class.
-    Channels are normalised over the training set; missing values may be NaN. Training runs in Lightning.
+    Channels are normalised over the training set, and where beside the largest of its series half of them would vanish,
+    by each series too; missing values may be NaN. Training runs in Lightning.
 
     Parameters
     ----------
@@ -31,8 +32,9 @@ class TsseqClassifier(BaseClassifier):
         Sequence mixer, one of `tsseq.mixers.MIXERS`, or several joined by commas and cycled over the layers.
     width, layers : int, default=64, 2
         Features and residual blocks.
-    positions : int, default=50
-        Longest sequence that the mixer reads; longer series are cut into patches of as many steps as needed.
+    positions : int or None, default=None
+        Longest sequence that the mixer reads; longer series are cut into patches of as many steps as needed. None is
+        50, or up to 400 where patches have at least 8 steps.
     members : int, default=3
         Networks to average.
     max_epochs, max_steps : int, default=60, 3000
@@ -84,7 +86,7 @@ class TsseqClassifier(BaseClassifier):
         mixer: str = "lru",
         width: int = 64,
         layers: int = 2,
-        positions: int = 50,
+        positions: int | None = None,
         members: int = 3,
         max_epochs: int = 60,
         max_steps: int = 3000,
