@@ -41,7 +41,7 @@ def test_machine_and_container(tmp_path, monkeypatch):
         memory.require(2**22, "it")
 
 
-@pytest.mark.parametrize("horizon", [10**10, 10**14, 10**20, 10**400])
+@pytest.mark.parametrize("horizon", [10**10, 10**14, 10**20, 10**400], ids=lambda x: f"1e{len(str(x)) - 1}")
 def test_horizons(horizon):
     began = time.perf_counter()
     model = Forecaster(ForecasterConfig()).eval()
