@@ -58,8 +58,8 @@ def uea(
         mixer: sequence mixer, or several joined by commas and cycled over the layers
         width: features per position
         layers: residual blocks
-        positions: longest sequence that the mixer reads, longer series being cut into patches; if not given, 50, or up
-            to 400 where patches have at least 8 steps
+        positions: longest sequence that the mixer reads, longer series being cut into patches; 50 if not given, but
+            patches of 8 steps, or longer ones that make 400 positions, for series of more than 400 steps
         members: networks whose probabilities are averaged
         options: keyword arguments of the mixer, as JSON; if not given, none but for the lru, whose modes start slow
         max_epochs: passes over the training set

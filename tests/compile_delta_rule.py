@@ -17,7 +17,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))
 from tsseq.kernels import delta_rule  # noqa: E402
 from tsseq.kernels.delta_rule import custom_op  # noqa: E402
 
-LAUNCHES = ((64, 1, torch.bfloat16, (80, 90)), (128, 4, torch.bfloat16, (90,)), (32, 2, torch.float32, (80,)))
+LAUNCHES = ((64, 1, torch.bfloat16, (80, 90)), (128, 4, torch.bfloat16, (90,)), (32, 2, torch.float32, (80, 90)))
 
 
 def main() -> None:

@@ -92,8 +92,8 @@ def test_small_series_are_read_beside_large_ones():
     assert right[0] < 0.7 and right[1] > 0.9, right
 
 
-def test_rescaled_series_have_no_unit():
-    values = torch.randn(2, 50, 3, dtype=torch.float64).float()
+def test_rescaled_series_have_no_unit(generator):
+    values = torch.randn(2, 50, 3, generator=generator)
     values[0, 40:], values[1, 7, 1] = torch.nan, torch.nan
     scaled = rescale(values)
     assert (scaled[values.isnan()] == 0).all()

@@ -55,7 +55,7 @@ class ClassifierConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         backbone = dict(values["backbone"])
         backbone["mixers"] = tuple(backbone["mixers"])
-        rescaled = tuple(values["rescaled"])
+        rescaled = tuple(values.get("rescaled", ()))  # absent from what earlier versions pickled
         return cls(**{**values, "rescaled": rescaled, "backbone": BackboneConfig(**backbone)})
 
 
@@ -130,7 +130,7 @@ def rescale(values: Float[Tensor, "batch time channel"]) -> Float[Tensor, "batch
     mean = values.nanmean(1, keepdim=True)
     deviation = torch.where(values.isnan(), 0.0, values - mean)
     largest = deviation.abs().amax(1, keepdim=True)  # first of all, as squares may overflow or vanish
-    varies = largest > 1e-6 * mean.abs()
+    varies = largest > 1e-6 * mean.abs()  # by more than float32 rounds
     deviation = torch.where(varies, deviation / largest, 0.0)
     variance = deviation.square().sum(1, keepdim=True) / (~values.isnan()).sum(1, keepdim=True)
     return torch.where(varies, deviation * variance.rsqrt(), 0.0)

@@ -28,8 +28,8 @@ from tsseq.classifier_training import (
 @dataclass(frozen=True)
 class Recipe:
     """`members` networks of `layers` blocks of the `mixers`, which read at most about `positions` positions of a
-    training series each, trained with `training` and a seed of their own. Where `positions` is None, up to 50, or
-    up to 400 of at least 8 steps each.
+    training series each, trained with `training` and a seed of their own. Where `positions` is None these are 50, and
+    of more than 400 steps patches of 8, or longer ones that make 400.
 
     The defaults are what cross-validation on the training splits of six UEA sets preferred: slow modes for the LRU, and
     series warped in time. Those are short sets; that long series gain from more positions was seen on ACSF1 and PLAID.
@@ -69,7 +69,7 @@ class Recipe:
             options=self.options,
         )
         kernel = max(5, 2 * stride + 1)
-        return ClassifierConfig(channels, classes, stride, kernel, rescaled=rescaled, backbone=backbone)
+        return ClassifierConfig(channels, classes, stride=stride, kernel=kernel, rescaled=rescaled, backbone=backbone)
 
 
 class Ensemble:

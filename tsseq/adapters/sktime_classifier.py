@@ -34,7 +34,7 @@ class TsseqClassifier(BaseClassifier):
         Features and residual blocks.
     positions : int or None, default=None
         Longest sequence that the mixer reads; longer series are cut into patches of as many steps as needed. None is
-        50, or up to 400 where patches have at least 8 steps.
+        50; series of more than 400 steps are cut into patches of 8, or longer ones that make 400 positions.
     members : int, default=3
         Networks to average.
     max_epochs, max_steps : int, default=60, 3000
