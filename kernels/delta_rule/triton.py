@@ -21,7 +21,9 @@ and then for all chunks in parallel
     dbeta = sum(Y * U) / beta^2                                      `gradient_kernel`
 
 The gradient of the cumulated log decay is Q * dQ + K * dK of the terms that grow with it - K * dK of those that
-shrink, summed over a row. Products are oriented (transposed, [value, row], in the first three kernels) so that a
+shrink, summed over a row. The last is Y * U / beta as well, which where decay is slow has fewer digits to lose, updates
+along equal keys being large and all but cancelling; where it is fast it loses what should cancel Q * dQ. So the
+slower, the more of that is taken. Products are oriented (transposed, [value, row], in the first three kernels) so that a
 result is the next product's left operand without leaving its registers, and never is a product's result transposed
 into an operand: Triton 3.4 to 3.7.0 miscompiles that on Hopper (but not for the one warp of a solve). A register that a
 loop spills costs more than it seems: what is loaded back comes after all that is on its way from memory. Three stages
@@ -86,12 +88,40 @@ def add_float_right_product(total, a, b, SPLIT: tl.constexpr, PRECISION: tl.cons
 
 
 @triton.jit
-def round_pairs(x, dtype: tl.constexpr):
-    """`x` rounded, what a column loses being given to the next of its pair: for equal keys such errors cancel."""
-    even, odd = tl.split(tl.reshape(x, [x.shape[0], x.shape[1] // 2, 2]))
-    rounded = even.to(dtype)
-    odd += even - rounded.to(tl.float32)
-    return tl.reshape(tl.join(rounded, odd.to(dtype)), x.shape)
+def round_in_turn(x, carry, gives, dtype: tl.constexpr):
+    """`x` rounded along its second axis, what an element that `gives` loses being added to the next."""
+    if x.shape[1] == 1:
+        x = tl.reshape(x, carry.shape) + carry
+        rounded = x.to(dtype)
+        return tl.expand_dims(rounded, 1), tl.where(gives, x - rounded.to(x.dtype), 0.0)
+    else:
+        first, second = tl.split(tl.permute(tl.reshape(x, [x.shape[0], 2, x.shape[1] // 2, x.shape[2]]), 0, 2, 3, 1))
+        first, carry = round_in_turn(first, carry, gives, dtype)
+        second, carry = round_in_turn(second, carry, gives, dtype)
+        return tl.reshape(tl.permute(tl.join(first, second), 0, 3, 1, 2), x.shape), carry
+
+
+@triton.jit
+def round_sums(x, dtype: tl.constexpr, FOURS: tl.constexpr):
+    """`x` rounded so that its sums over rows of a chunk (here columns) stay: updates along equal keys all but cancel.
+
+    The odd column of a pair gives what it loses to the even one (never to a step that only pads), and this to the
+    even one eight columns later; FOURS, of closer sums, has three of four even ones give it to the fourth. So a
+    product's result lies in registers: a thread has a pair of every eight columns, three neighbours the others.
+    """
+    if dtype == x.dtype:
+        return x
+    else:
+        even, odd = tl.split(tl.reshape(x, [x.shape[0], x.shape[1] // 2, 2]))
+        rounded = odd.to(dtype)
+        even = tl.reshape(even + (odd - rounded.to(x.dtype)), [x.shape[0], x.shape[1] // 8, 4])
+        gives = tl.full([1, 4], True, tl.int1)
+        if FOURS:
+            gives = (tl.arange(0, 4) == 3)[None, :]
+            lost = tl.sum(tl.where(gives[None], 0.0, even - even.to(dtype).to(x.dtype)), 2)
+            even += tl.where(gives[None], tl.expand_dims(lost, 2), 0.0)
+        even, _ = round_in_turn(even, tl.zeros([x.shape[0], 4], x.dtype), gives, dtype)
+        return tl.reshape(tl.join(tl.reshape(even, rounded.shape), rounded), x.shape)
 
 
 @triton.jit
@@ -194,7 +224,7 @@ def forward_kernel(
             at = cumulated + (head * chunks + c) * TOKENS
             g_end = tl.load(at + (TOKENS - 1))
             g = tl.load(at + (token + zero))
-            g_q = tl.load(at + query, cq < TOKENS, 0.0)
+            g_q = tl.load(at + query, cq < TOKENS, float("-inf"))
 
         row_v = (token + zero) * V_STRIDE + step * (H * V)
         v_c = tl.load(v + (first * V_STRIDE + h * V) + (row_v[:, None] + vv[None, :]), rows_v, 0.0)
@@ -222,7 +252,7 @@ def forward_kernel(
         update = float_product_with_solve(x, load_solve(w, head * chunks + c, r, r + zero, R), PRECISION)
         if SAVE:
             at_u = u + (first * N * H + h) * V + (row[None, :] * (H * V) + vv[:, None])
-            tl.store(at_u, round_pairs(update, dtype), live[None, :] & (vv < V)[:, None])
+            tl.store(at_u, round_sums(update, dtype, STEPS_PADDED > 2), live[None, :] & (vv < V)[:, None])
 
         o += product(update, p, PRECISION)
         at_o = output + (first * H + h) * V + (query[None, :] * (H * V) + vv[:, None])

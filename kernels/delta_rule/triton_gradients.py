@@ -12,7 +12,7 @@ from tsseq.kernels.delta_rule.triton import (
     load_solve,
     product,
     reread,
-    round_pairs,
+    round_sums,
     safe_beta,
     tile_mask,
 )
@@ -95,7 +95,7 @@ def adjoint_kernel(
             at = cumulated + (head * chunks + c) * TOKENS
             g_end = tl.load(at + (TOKENS - 1))
             g = tl.load(at + (token + zero))
-            g_q = tl.load(at + query, cq < TOKENS, 0.0)
+            g_q = tl.load(at + query, cq < TOKENS, float("-inf"))  # or what is of no row would be had as infinite
 
         row_k = (token + zero) * K_STRIDE + step * (H * K)
         at_k = k + (first * K_STRIDE + h * K) + (row_k[:, None] + kk[None, :])
@@ -108,16 +108,17 @@ def adjoint_kernel(
         at_o = grad_output + (first * O_STRIDE + h * V) + (query[:, None] * O_STRIDE + vv[None, :])
         do = tl.load(at_o, live_q[:, None] & (vv < V)[None, :], 0.0)
         at_s = grad_states + (head * chunks + c) * (V * K) + ((vv + zero)[:, None] * K + kk[None, :])
-        operand = ds.to(dtype)
-        tl.store(at_s, operand, square)
-        du = product(operand, tl.trans(k_c), PRECISION)
+        tl.store(at_s, ds.to(dtype), square)
+        # Of several steps along one key little is left in dV, so that its terms must be more precise.
+        du = tl.zeros([BV, R], tl.float32)
+        du = add_float_left_product(du, ds, tl.trans(k_c), SPLIT and STEPS_PADDED > 2, PRECISION)
         if HAS_DECAY:
             du *= tl.exp2(g_end - g)[None, :]
         du = add_float_right_product(du, tl.trans(do), p, SPLIT, PRECISION)
         w_t = load_solve(w, head * chunks + c, r, r + zero, R)
         y = float_product_with_solve(du, tl.trans(w_t), PRECISION)
         at_v = (first * N * H + h) * V + (row[None, :] * (H * V) + vv[:, None])
-        tl.store(grad_v + at_v, round_pairs(y, dtype), live[None, :] & (vv < V)[:, None])
+        tl.store(grad_v + at_v, y.to(dtype), live[None, :] & (vv < V)[:, None])
 
         do_t = tl.trans(do)
         y = -y
@@ -126,7 +127,7 @@ def adjoint_kernel(
             y *= tl.exp2(g)[None, :]
             ds *= tl.exp2(g_end)
         ds += product(do_t, q_c, PRECISION)
-        ds += product(y.to(dtype), k_c, PRECISION)
+        ds += product(round_sums(y, dtype, False), k_c, PRECISION)
     if HAS_INITIAL:
         tl.store(grad_initial + head * (K * V) + (kk[None, :] * V + vv[:, None]), ds, square)
 
@@ -193,7 +194,7 @@ def gradient_kernel(
             at = cumulated + (head * chunks + c) * TOKENS
             g_end = tl.load(at + (TOKENS - 1))
             g = tl.load(at + (token + zero))
-            g_q = tl.load(at + query, cq < TOKENS, 0.0)
+            g_q = tl.load(at + query, cq < TOKENS, float("-inf"))  # or what is of no row would be had as infinite
 
         row_k = (token + zero) * K_STRIDE + step * (H * K)
         k_c = tl.load(k + (first * K_STRIDE + h * K) + (row_k[:, None] + kk[None, :]), rows_k, 0.0)
@@ -242,8 +243,8 @@ def gradient_kernel(
             dk = add_float_left_product(dk, m, k_c, SPLIT, PRECISION)
 
         m = product(y, tl.trans(u_c), PRECISION)
-        db = tl.sum(tl.where(r[:, None] == r[None, :], m, 0.0), 1) / (b_c * b_c)
-        tl.store(grad_beta + first * (N * H) + h + row * H, db.to(grad_beta.dtype.element_ty), live)
+        yu = tl.sum(tl.where(r[:, None] == r[None, :], m, 0.0), 1) / b_c
+        tl.store(grad_beta + first * (N * H) + h + row * H, (yu / b_c).to(grad_beta.dtype.element_ty), live)
         m *= -causal_decay(g[:, None], g[None, :], r[:, None] > r[None, :], HAS_DECAY)
         if TURN:
             turned = add_float_right_product(turned, tl.trans(k_c), m, SPLIT, PRECISION)
@@ -256,7 +257,8 @@ def gradient_kernel(
                 at_end += tl.sum(dk.to(SUM) * k_c)
             dk += tl.trans(turned)
         if HAS_DECAY:
-            dg = tl.sum((growing.to(SUM) - dk) * k_c, 1)
+            slow = tl.exp2(g_end * (4.0 / R))
+            dg = tl.sum((growing.to(SUM) - dk * (1.0 - slow)) * k_c, 1) - yu * (slow / slices)
             if STEPS_PADDED == 1:
                 dg += dg_q
             else:

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from tsseq.kernels.delta_rule.triton import SOLVE_SCALE, causal_decay, safe_beta
+from tsseq.kernels.delta_rule.triton import SOLVE_SCALE, causal_decay, round_sums, safe_beta
 
 
 @triton.jit
@@ -122,19 +122,12 @@ def invert_block(products, b, g, HAS_DECAY: tl.constexpr, HALF: tl.constexpr):
 
 @triton.jit
 def store_block(w, x_t, b, ROW: tl.constexpr, COLUMN: tl.constexpr, R: tl.constexpr, STEPS_PADDED: tl.constexpr):
-    """X diag(beta), of the transposed X, as a 16 x 16 block of the transposed W.
-
-    Updates along equal keys all but cancel within a token of several steps, and what rounding W leaves of them does
-    not. So what it takes from some elements of a column is added to the last of them: their sum stays.
-    """
-    GROUP: tl.constexpr = 32 // STEPS_PADDED
+    """X diag(beta), of the transposed X, as a 16 x 16 block of the transposed W."""
     i = tl.arange(0, 16)
     dtype: tl.constexpr = w.dtype.element_ty
     block = x_t * (b * SOLVE_SCALE if dtype == tl.float16 else b)[:, None]
-    for last in tl.static_range(GROUP - 1, 16, GROUP):
-        lost = tl.where(((i >= last - GROUP) & (i < last))[None, :], block - block.to(dtype).to(block.dtype), 0.0)
-        block += tl.where((i == last)[None, :], tl.sum(lost, 1)[:, None], 0.0)
-    tl.store(w + COLUMN * 16 * R + ROW * 16 + i[:, None] * R + i[None, :], block.to(dtype))
+    block = block.to(dtype) if STEPS_PADDED == 1 else round_sums(block, dtype, STEPS_PADDED > 2)
+    tl.store(w + COLUMN * 16 * R + ROW * 16 + i[:, None] * R + i[None, :], block)
 
 
 @triton.jit(do_not_specialize=["T"])
