@@ -102,26 +102,30 @@ def round_in_turn(x, carry, gives, dtype: tl.constexpr):
 
 
 @triton.jit
-def round_sums(x, dtype: tl.constexpr, FOURS: tl.constexpr):
+def round_sums(x, dtype: tl.constexpr, EIGHTS: tl.constexpr, FOURS: tl.constexpr):
     """`x` rounded so that its sums over rows of a chunk (here columns) stay: updates along equal keys all but cancel.
 
-    The odd column of a pair gives what it loses to the even one (never to a step that only pads), and this to the
-    even one eight columns later; FOURS, of closer sums, has three of four even ones give it to the fourth. So a
-    product's result lies in registers: a thread has a pair of every eight columns, three neighbours the others.
+    The odd column of a pair gives what it loses to the even one (never to a step that only pads); with EIGHTS this
+    gives to the even one eight columns later; with FOURS, of closer sums, three of four even ones give to the fourth
+    first. So a product's result lies in registers: a thread has a pair of every eight columns, three neighbours the
+    others.
     """
     if dtype == x.dtype:
         return x
     else:
         even, odd = tl.split(tl.reshape(x, [x.shape[0], x.shape[1] // 2, 2]))
         rounded = odd.to(dtype)
-        even = tl.reshape(even + (odd - rounded.to(x.dtype)), [x.shape[0], x.shape[1] // 8, 4])
-        gives = tl.full([1, 4], True, tl.int1)
-        if FOURS:
-            gives = (tl.arange(0, 4) == 3)[None, :]
-            lost = tl.sum(tl.where(gives[None], 0.0, even - even.to(dtype).to(x.dtype)), 2)
-            even += tl.where(gives[None], tl.expand_dims(lost, 2), 0.0)
-        even, _ = round_in_turn(even, tl.zeros([x.shape[0], 4], x.dtype), gives, dtype)
-        return tl.reshape(tl.join(tl.reshape(even, rounded.shape), rounded), x.shape)
+        even += odd - rounded.to(x.dtype)
+        if EIGHTS:
+            even = tl.reshape(even, [x.shape[0], x.shape[1] // 8, 4])
+            gives = tl.full([1, 4], True, tl.int1)
+            if FOURS:
+                gives = (tl.arange(0, 4) == 3)[None, :]
+                lost = tl.sum(tl.where(gives[None], 0.0, even - even.to(dtype).to(x.dtype)), 2)
+                even += tl.where(gives[None], tl.expand_dims(lost, 2), 0.0)
+            even, _ = round_in_turn(even, tl.zeros([x.shape[0], 4], x.dtype), gives, dtype)
+            even = tl.reshape(even, rounded.shape)
+        return tl.reshape(tl.join(even.to(dtype), rounded), x.shape)
 
 
 @triton.jit
@@ -252,7 +256,7 @@ def forward_kernel(
         update = float_product_with_solve(x, load_solve(w, head * chunks + c, r, r + zero, R), PRECISION)
         if SAVE:
             at_u = u + (first * N * H + h) * V + (row[None, :] * (H * V) + vv[:, None])
-            tl.store(at_u, round_sums(update, dtype, STEPS_PADDED > 2), live[None, :] & (vv < V)[:, None])
+            tl.store(at_u, round_sums(update, dtype, STEPS_PADDED > 1, False), live[None, :] & (vv < V)[:, None])
 
         o += product(update, p, PRECISION)
         at_o = output + (first * H + h) * V + (query[None, :] * (H * V) + vv[:, None])

@@ -109,9 +109,8 @@ def adjoint_kernel(
         do = tl.load(at_o, live_q[:, None] & (vv < V)[None, :], 0.0)
         at_s = grad_states + (head * chunks + c) * (V * K) + ((vv + zero)[:, None] * K + kk[None, :])
         tl.store(at_s, ds.to(dtype), square)
-        # Of several steps along one key little is left in dV, so that its terms must be more precise.
         du = tl.zeros([BV, R], tl.float32)
-        du = add_float_left_product(du, ds, tl.trans(k_c), SPLIT and STEPS_PADDED > 2, PRECISION)
+        du = add_float_left_product(du, ds, tl.trans(k_c), SPLIT and STEPS_PADDED > 2 and BK <= 64, PRECISION)
         if HAS_DECAY:
             du *= tl.exp2(g_end - g)[None, :]
         du = add_float_right_product(du, tl.trans(do), p, SPLIT, PRECISION)
@@ -127,7 +126,7 @@ def adjoint_kernel(
             y *= tl.exp2(g)[None, :]
             ds *= tl.exp2(g_end)
         ds += product(do_t, q_c, PRECISION)
-        ds += product(round_sums(y, dtype, False), k_c, PRECISION)
+        ds += product(round_sums(y, dtype, STEPS_PADDED > 2, False), k_c, PRECISION)
     if HAS_INITIAL:
         tl.store(grad_initial + head * (K * V) + (kk[None, :] * V + vv[:, None]), ds, square)
 
@@ -181,6 +180,7 @@ def gradient_kernel(
         head = head.to(tl.int64)
         zero = hidden_zero(first)
         row = token * N + step + zero
+        rows = r if TURN else r + zero  # for comparisons: kept in registers, or not
         query = cq + zero
         left = T - c * TOKENS
         live = (token < left) & (step < N)
@@ -239,13 +239,13 @@ def gradient_kernel(
             f *= causal_decay(g_q[None, :], g[:, None], token[:, None] <= query[None, :], HAS_DECAY)
             dk = add_float_left_product(dk, f, q_c, SPLIT, PRECISION)
             m = -product(u_c, tl.trans(y), PRECISION)
-            m *= causal_decay(g[None, :], g[:, None], r[None, :] > r[:, None], HAS_DECAY)
+            m *= causal_decay(g[None, :], g[:, None], r[None, :] > rows[:, None], HAS_DECAY)
             dk = add_float_left_product(dk, m, k_c, SPLIT, PRECISION)
 
         m = product(y, tl.trans(u_c), PRECISION)
-        yu = tl.sum(tl.where(r[:, None] == r[None, :], m, 0.0), 1) / b_c
-        tl.store(grad_beta + first * (N * H) + h + row * H, (yu / b_c).to(grad_beta.dtype.element_ty), live)
-        m *= -causal_decay(g[:, None], g[None, :], r[:, None] > r[None, :], HAS_DECAY)
+        db = tl.sum(tl.where(rows[:, None] == r[None, :], m, 0.0), 1) / (b_c * b_c)
+        tl.store(grad_beta + first * (N * H) + h + row * H, db.to(grad_beta.dtype.element_ty), live)
+        m *= -causal_decay(g[:, None], g[None, :], rows[:, None] > r[None, :], HAS_DECAY)
         if TURN:
             turned = add_float_right_product(turned, tl.trans(k_c), m, SPLIT, PRECISION)
         growing = -decayed_product(y, s_c, g, HAS_DECAY, PRECISION)
@@ -258,14 +258,14 @@ def gradient_kernel(
             dk += tl.trans(turned)
         if HAS_DECAY:
             slow = tl.exp2(g_end * (4.0 / R))
+            yu = db * safe_beta(tl.load(at_b, live, 0.0).to(tl.float32), SMALLEST)  # loaded again: it was in the way
             dg = tl.sum((growing.to(SUM) - dk * (1.0 - slow)) * k_c, 1) - yu * (slow / slices)
-            if STEPS_PADDED == 1:
-                dg += dg_q
+            if Q == TOKENS:
+                dg = tl.sum(tl.reshape(dg, [TOKENS, STEPS_PADDED]), 1) + dg_q
             else:
-                first_row = (token[:, None] == cq[None, :]) & (step == 0)[:, None]
-                dg += tl.sum(tl.where(first_row, dg_q[None, :], 0.0), 1)
+                dg = tl.sum(tl.where(cq[:, None] == token[None, :], dg[None, :], 0.0), 1) + dg_q
             dg = at_end + tl.cumsum(dg, 0, reverse=True)
-            to = grad_log_decay + (first * slices + slice_) * H + h + (token + zero) * (slices * H)
-            tl.store(to, dg.to(grad_log_decay.dtype.element_ty), live & (step == 0))
+            to = grad_log_decay + (first * slices + slice_) * H + h + query * (slices * H)
+            tl.store(to, dg.to(grad_log_decay.dtype.element_ty), live_q)
         at = grad_k + (first * N * H + h) * K + (row[:, None] * (H * K) + kk[None, :])
         tl.store(at, (dk + growing).to(dtype), rows_k)

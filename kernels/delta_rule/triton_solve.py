@@ -126,7 +126,7 @@ def store_block(w, x_t, b, ROW: tl.constexpr, COLUMN: tl.constexpr, R: tl.conste
     i = tl.arange(0, 16)
     dtype: tl.constexpr = w.dtype.element_ty
     block = x_t * (b * SOLVE_SCALE if dtype == tl.float16 else b)[:, None]
-    block = block.to(dtype) if STEPS_PADDED == 1 else round_sums(block, dtype, STEPS_PADDED > 2)
+    block = round_sums(block, dtype, True, STEPS_PADDED > 2)
     tl.store(w + COLUMN * 16 * R + ROW * 16 + i[:, None] * R + i[None, :], block)
 
 
@@ -168,7 +168,7 @@ def solve_kernel(
     row = token * K_STRIDE + step * (H * K)
     live = (token < left) & (step < N)
     PART: tl.constexpr = BK if BK < 64 else 64  # of the keys' columns; more of them at once take too many registers
-    a11 = tl.zeros([16, 16], tl.float32)
+    a11 = tl.zeros([16, 16], tl.float32 if HALF else tl.float64)
     if R >= 32:
         a21, a22 = a11, a11
     if R == 64:
@@ -178,7 +178,9 @@ def solve_kernel(
         column = part * PART + tl.arange(0, PART)
         keys = tl.load(k + row[:, None] + column[None, :], live[:, None] & (column < K)[None, :], 0.0)
         if R == 16:
-            a11 = tl.dot(keys, tl.trans(keys), a11, input_precision=PRECISION)
+            if not HALF:  # reflections keep all that is off here, and every one of them adds to it
+                keys = keys.to(tl.float64)
+            a11 = tl.dot(keys, tl.trans(keys), a11, input_precision=PRECISION, out_dtype=a11.dtype)
         elif R == 32:
             k1, k2 = halves(keys)
             a11 = tl.dot(k1, tl.trans(k1), a11, input_precision=PRECISION)
