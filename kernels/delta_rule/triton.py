@@ -44,10 +44,13 @@ def product(a, b, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def split(a):
-    """float32 `a` as a sum of two bfloat16 matrices; cutting the first off takes fewer instructions than rounding."""
-    high = (a.to(tl.int32, bitcast=True) & -65536).to(tl.float32, bitcast=True)
-    return high.to(tl.bfloat16), (a - high).to(tl.bfloat16)
+def split(a, dtype: tl.constexpr):
+    """float32 `a` as a sum of two narrow matrices; cutting a bfloat16 one off takes fewer instructions than rounding."""
+    if dtype == tl.bfloat16:
+        high = (a.to(tl.int32, bitcast=True) & -65536).to(tl.float32, bitcast=True)
+    else:
+        high = a.to(dtype).to(tl.float32)
+    return high.to(dtype), (a - high).to(dtype)
 
 
 @triton.jit
@@ -67,9 +70,9 @@ def float_product_with_solve(a, w, PRECISION: tl.constexpr):
 
 @triton.jit
 def add_float_left_product(total, a, b, SPLIT: tl.constexpr, PRECISION: tl.constexpr):
-    """`total` plus float32 `a` times `b`; for bfloat16 `b` the left matrix is the sum of two bfloat16 ones."""
-    if SPLIT and b.dtype == tl.bfloat16:
-        high, low = split(a)
+    """`total` plus float32 `a` times `b`; for narrow `b` the left matrix is the sum of two narrow ones."""
+    if SPLIT and b.dtype != tl.float32:
+        high, low = split(a, b.dtype)
         total = tl.dot(high, b, total, input_precision=PRECISION)
         return tl.dot(low, b, total, input_precision=PRECISION)
     else:
@@ -79,8 +82,8 @@ def add_float_left_product(total, a, b, SPLIT: tl.constexpr, PRECISION: tl.const
 @triton.jit
 def add_float_right_product(total, a, b, SPLIT: tl.constexpr, PRECISION: tl.constexpr):
     """`total` plus `a` times float32 `b`, likewise."""
-    if SPLIT and a.dtype == tl.bfloat16:
-        high, low = split(b)
+    if SPLIT and a.dtype != tl.float32:
+        high, low = split(b, a.dtype)
         total = tl.dot(a, high, total, input_precision=PRECISION)
         return tl.dot(a, low, total, input_precision=PRECISION)
     else:
@@ -256,7 +259,7 @@ def forward_kernel(
         update = float_product_with_solve(x, load_solve(w, head * chunks + c, r, r + zero, R), PRECISION)
         if SAVE:
             at_u = u + (first * N * H + h) * V + (row[None, :] * (H * V) + vv[:, None])
-            tl.store(at_u, round_sums(update, dtype, STEPS_PADDED > 1, False), live[None, :] & (vv < V)[:, None])
+            tl.store(at_u, round_sums(update, dtype, STEPS_PADDED > 1, STEPS_PADDED > 2), live[None, :] & (vv < V)[:, None])
 
         o += product(update, p, PRECISION)
         at_o = output + (first * H + h) * V + (query[None, :] * (H * V) + vv[:, None])
