@@ -23,7 +23,9 @@ and then for all chunks in parallel
 The gradient of the cumulated log decay is Q * dQ + K * dK of the terms that grow with it - K * dK of those that
 shrink, summed over a row. The last is Y * U / beta as well, which where decay is slow has fewer digits to lose, updates
 along equal keys being large and all but cancelling; where it is fast it loses what should cancel Q * dQ. So the
-slower, the more of that is taken. Products are oriented (transposed, [value, row], in the first three kernels) so that a
+slower, the more of that is taken.
+
+Products are oriented (transposed, [value, row], in the first three kernels) so that a
 result is the next product's left operand without leaving its registers, and never is a product's result transposed
 into an operand: Triton 3.4 to 3.7.0 miscompiles that on Hopper (but not for the one warp of a solve). A register that a
 loop spills costs more than it seems: what is loaded back comes after all that is on its way from memory. Three stages
@@ -44,13 +46,10 @@ def product(a, b, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def split(a, dtype: tl.constexpr):
-    """float32 `a` as a sum of two narrow matrices; cutting a bfloat16 one off takes fewer instructions than rounding."""
-    if dtype == tl.bfloat16:
-        high = (a.to(tl.int32, bitcast=True) & -65536).to(tl.float32, bitcast=True)
-    else:
-        high = a.to(dtype).to(tl.float32)
-    return high.to(dtype), (a - high).to(dtype)
+def split(a):
+    """float32 `a` as a sum of two bfloat16 matrices; cutting the first off takes fewer instructions than rounding."""
+    high = (a.to(tl.int32, bitcast=True) & -65536).to(tl.float32, bitcast=True)
+    return high.to(tl.bfloat16), (a - high).to(tl.bfloat16)
 
 
 @triton.jit
@@ -70,9 +69,9 @@ def float_product_with_solve(a, w, PRECISION: tl.constexpr):
 
 @triton.jit
 def add_float_left_product(total, a, b, SPLIT: tl.constexpr, PRECISION: tl.constexpr):
-    """`total` plus float32 `a` times `b`; for narrow `b` the left matrix is the sum of two narrow ones."""
-    if SPLIT and b.dtype != tl.float32:
-        high, low = split(a, b.dtype)
+    """`total` plus float32 `a` times `b`; for bfloat16 `b` the left matrix is the sum of two bfloat16 ones."""
+    if SPLIT and b.dtype == tl.bfloat16:
+        high, low = split(a)
         total = tl.dot(high, b, total, input_precision=PRECISION)
         return tl.dot(low, b, total, input_precision=PRECISION)
     else:
@@ -82,8 +81,8 @@ def add_float_left_product(total, a, b, SPLIT: tl.constexpr, PRECISION: tl.const
 @triton.jit
 def add_float_right_product(total, a, b, SPLIT: tl.constexpr, PRECISION: tl.constexpr):
     """`total` plus `a` times float32 `b`, likewise."""
-    if SPLIT and a.dtype != tl.float32:
-        high, low = split(b, a.dtype)
+    if SPLIT and a.dtype == tl.bfloat16:
+        high, low = split(b)
         total = tl.dot(a, high, total, input_precision=PRECISION)
         return tl.dot(a, low, total, input_precision=PRECISION)
     else:
@@ -259,7 +258,8 @@ def forward_kernel(
         update = float_product_with_solve(x, load_solve(w, head * chunks + c, r, r + zero, R), PRECISION)
         if SAVE:
             at_u = u + (first * N * H + h) * V + (row[None, :] * (H * V) + vv[:, None])
-            tl.store(at_u, round_sums(update, dtype, STEPS_PADDED > 1, STEPS_PADDED > 2), live[None, :] & (vv < V)[:, None])
+            rounded = round_sums(update, dtype, STEPS_PADDED > 1, STEPS_PADDED > 2)
+            tl.store(at_u, rounded, live[None, :] & (vv < V)[:, None])
 
         o += product(update, p, PRECISION)
         at_o = output + (first * H + h) * V + (query[None, :] * (H * V) + vv[:, None])
