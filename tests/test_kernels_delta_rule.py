@@ -64,7 +64,7 @@ CASES = {
         dtype=NARROW, length=130, step=1, key_width=64, value_width=64, keys="smooth", beta=1.9, head=1
     ),
     "narrow, reflections": dict(dtype=NARROW, length=130, step=1, keys="constant", beta=2.0, head=1, **WIDE),
-    "narrow, two reflections": dict(dtype=NARROW, length=130, step=2, keys="smooth", beta=2.0, head=1, **WIDE),
+    "narrow, two reflections": dict(dtype=NARROW, length=130, step=2, keys="constant", beta=2.0, head=1, **WIDE),
     "narrow, three reflections": dict(dtype=NARROW, length=65, step=3, keys="constant", beta=2.0, head=1, **WIDE),
     "narrow, four reflections": dict(dtype=NARROW, length=65, step=4, keys="constant", beta=2.0, head=1, **WIDE),
     "narrow, four steps along one key": dict(dtype=NARROW, length=70, step=4, keys="constant", decay=1e-3, **WIDE),

@@ -95,7 +95,7 @@ def adjoint_kernel(
             at = cumulated + (head * chunks + c) * TOKENS
             g_end = tl.load(at + (TOKENS - 1))
             g = tl.load(at + (token + zero))
-            g_q = tl.load(at + query, cq < TOKENS, float("-inf"))  # or what is of no row would be had as infinite
+            g_q = tl.load(at + query, cq < TOKENS, float("-inf"))  # else columns of no token grow to inf, times 0 NaN
 
         row_k = (token + zero) * K_STRIDE + step * (H * K)
         at_k = k + (first * K_STRIDE + h * K) + (row_k[:, None] + kk[None, :])
@@ -109,6 +109,7 @@ def adjoint_kernel(
         do = tl.load(at_o, live_q[:, None] & (vv < V)[None, :], 0.0)
         at_s = grad_states + (head * chunks + c) * (V * K) + ((vv + zero)[:, None] * K + kk[None, :])
         tl.store(at_s, ds.to(dtype), square)
+        # Steps along one key leave so little of dU in dV that dS rounded once is not enough (wider, two parts spill).
         du = tl.zeros([BV, R], tl.float32)
         du = add_float_left_product(du, ds, tl.trans(k_c), SPLIT and STEPS_PADDED > 2 and BK <= 64, PRECISION)
         if HAS_DECAY:
@@ -138,6 +139,26 @@ def decayed_product(a, b, decay, HAS_DECAY: tl.constexpr, PRECISION: tl.constexp
     if HAS_DECAY:
         result *= tl.exp2(decay)[:, None]
     return result
+
+
+@triton.jit
+def store_log_decay(
+    to, dg, dg_q, at_end, token, step, cq, zero, live, live_q, STRIDE: tl.constexpr, STEPS_PADDED: tl.constexpr,
+    BY_TOKENS: tl.constexpr,
+):  # fmt: skip
+    """Sums to the chunk's end, where it is `at_end`, of the rows' `dg` and the queries' `dg_q`, a token each."""
+    if BY_TOKENS:
+        dg = tl.sum(tl.reshape(dg, [cq.shape[0], STEPS_PADDED]), 1) + dg_q
+        at, first_row = cq, live_q
+    else:
+        if STEPS_PADDED == 1:
+            dg += dg_q
+        else:
+            own = (token[:, None] == cq[None, :]) & (step == 0)[:, None]
+            dg += tl.sum(tl.where(own, dg_q[None, :], 0.0), 1)
+        at, first_row = token, live & (step == 0)
+    dg = at_end + tl.cumsum(dg, 0, reverse=True)
+    tl.store(to + (at + zero) * STRIDE, dg.to(to.dtype.element_ty), first_row)
 
 
 @triton.jit(do_not_specialize=["T", "TOTAL", "COUNT"])
@@ -180,7 +201,7 @@ def gradient_kernel(
         head = head.to(tl.int64)
         zero = hidden_zero(first)
         row = token * N + step + zero
-        rows = r if TURN else r + zero  # for comparisons: kept in registers, or not
+        rows = r if TURN else r + zero  # for comparisons; the sum is not kept in registers over iterations
         query = cq + zero
         left = T - c * TOKENS
         live = (token < left) & (step < N)
@@ -194,7 +215,7 @@ def gradient_kernel(
             at = cumulated + (head * chunks + c) * TOKENS
             g_end = tl.load(at + (TOKENS - 1))
             g = tl.load(at + (token + zero))
-            g_q = tl.load(at + query, cq < TOKENS, float("-inf"))  # or what is of no row would be had as infinite
+            g_q = tl.load(at + query, cq < TOKENS, float("-inf"))  # else columns of no token grow to inf, times 0 NaN
 
         row_k = (token + zero) * K_STRIDE + step * (H * K)
         k_c = tl.load(k + (first * K_STRIDE + h * K) + (row_k[:, None] + kk[None, :]), rows_k, 0.0)
@@ -258,21 +279,13 @@ def gradient_kernel(
             dk += tl.trans(turned)
         if HAS_DECAY:
             slow = tl.exp2(g_end * (4.0 / R))
-            yu = db * safe_beta(tl.load(at_b, live, 0.0).to(tl.float32), SMALLEST)  # loaded again: it was in the way
+            yu = db * safe_beta(tl.load(at_b, live, 0.0).to(tl.float32), SMALLEST)  # again: kept, it spills
             dg = tl.sum((growing.to(SUM) - dk * (1.0 - slow)) * k_c, 1) - yu * (slow / slices)
             to = grad_log_decay + (first * slices + slice_) * H + h
-            if not TURN and Q == TOKENS:  # by tokens; with TURN registers spill, which costs an eighth of the time
-                dg = tl.sum(tl.reshape(dg, [TOKENS, STEPS_PADDED]), 1) + dg_q
-                dg = at_end + tl.cumsum(dg, 0, reverse=True)
-                tl.store(to + query * (slices * H), dg.to(grad_log_decay.dtype.element_ty), live_q)
-            else:  # by rows
-                if STEPS_PADDED == 1:
-                    dg += dg_q
-                else:
-                    first_row = (token[:, None] == cq[None, :]) & (step == 0)[:, None]
-                    dg += tl.sum(tl.where(first_row, dg_q[None, :], 0.0), 1)
-                dg = at_end + tl.cumsum(dg, 0, reverse=True)
-                to += (token + zero) * (slices * H)
-                tl.store(to, dg.to(grad_log_decay.dtype.element_ty), live & (step == 0))
+            # By tokens it takes fewer instructions, but with TURN more registers spill: an eighth of the time.
+            store_log_decay(
+                to, dg, dg_q, at_end, token, step, cq, zero, live, live_q, slices * H, STEPS_PADDED,
+                not TURN and Q == TOKENS,
+            )  # fmt: skip
         at = grad_k + (first * N * H + h) * K + (row[:, None] * (H * K) + kk[None, :])
         tl.store(at, (dk + growing).to(dtype), rows_k)
