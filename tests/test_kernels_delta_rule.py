@@ -67,7 +67,14 @@ CASES = {
     "narrow, two reflections": dict(dtype=NARROW, length=130, step=2, keys="constant", beta=2.0, head=1, **WIDE),
     "narrow, three reflections": dict(dtype=NARROW, length=65, step=3, keys="constant", beta=2.0, head=1, **WIDE),
     "narrow, four reflections": dict(dtype=NARROW, length=65, step=4, keys="constant", beta=2.0, head=1, **WIDE),
+    "narrow, a lasting reflection": dict(
+        dtype=NARROW, length=200, step=1, keys="constant", beta=2.0, head=1, decay=1e-3, **WIDE
+    ),
+    "narrow, three lasting reflections": dict(
+        dtype=NARROW, length=65, step=3, keys="smooth", beta=2.0, head=1, decay=None, **WIDE
+    ),
     "narrow, four steps along one key": dict(dtype=NARROW, length=70, step=4, keys="constant", decay=1e-3, **WIDE),
+    "narrow, four soon forgotten steps": dict(dtype=NARROW, length=70, step=4, keys="constant", decay=2.0, **WIDE),
     "narrow, strong decay": dict(dtype=NARROW, length=33, step=4, decay=8.0, key_width=32, value_width=32),
     "two steps, strong decay": dict(dtype=torch.float32, length=65, step=2, decay=20.0),
     "four reflections": dict(dtype=torch.float32, length=90, step=4, keys="constant", beta=2.0, head=1),
@@ -89,6 +96,16 @@ def test_kernels_equal_the_loop(case: dict) -> None:
     for name, x in exact.items():
         error = float((found[name].double() - x).detach().norm() / x.detach().norm().clamp(min=1))
         assert error <= TOLERANCE[case["dtype"]][name not in ("output", "state")], f"{name}: {error:.2g}"
+
+
+def test_some_chunks_reflect_and_others_do_not() -> None:
+    inputs = _inputs(NARROW, 200, step=2, head=1, keys="constant", decay=1e-3, **WIDE)
+    inputs["beta"][0, :70], inputs["beta"][1] = 2.0, 0.5
+    exact = delta_rule.reference(**{name: x.double() for name, x in inputs.items()})
+    with uninitialised_memory_is_nan():
+        found = _triton(**inputs)
+    for a, b in zip(found, exact, strict=True):
+        assert float((a - b).norm() / b.norm()) < TOLERANCE[NARROW][0]
 
 
 @pytest.mark.parametrize("dtype", [NARROW, torch.float16])
@@ -138,7 +155,7 @@ def test_either_result_alone_gives_gradients() -> None:
 
 def test_without_gradients_nothing_is_kept() -> None:
     inputs = _inputs(torch.float32, 20, step=2)
-    _, _, _, u, states, _ = custom_op._forward(*inputs_in_order(inputs), False)
+    _, _, _, _, u, states, *_ = custom_op._forward(*inputs_in_order(inputs), False)
     assert u.numel() == states.numel() == 0
     kept, plain = _triton(**inputs), _triton(**inputs, save=False)
     assert all(torch.equal(a, b) for a, b in zip(kept, plain, strict=True))

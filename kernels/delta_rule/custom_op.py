@@ -13,8 +13,7 @@ from tsseq.kernels.delta_rule.triton_solve import solve_kernel
 from tsseq.kernels.layout import token_rows
 from tsseq.kernels.precision import precision
 
-SPLIT = True
-"""Whether products of bfloat16 inputs with computed matrices take these as a sum of two bfloat16 ones."""
+Results = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 MAX_STEPS = 4
 ASSEMBLY = os.environ.get("TRITON_INTERPRET") != "1" and torch.version.hip is None
 """Whether kernels may hold instructions of NVIDIA's, which Triton's interpreter cannot read."""
@@ -91,36 +90,37 @@ def delta_rule_triton(
 @torch.library.custom_op("tsseq::delta_rule", mutates_args=())
 def _forward(
     q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor | None, initial: Tensor | None, save: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> Results:
     q, k, v, beta = token_rows(q), token_rows(k), token_rows(v), token_rows(beta)
     log_decay = None if log_decay is None else token_rows(log_decay)
     initial = None if initial is None else initial.contiguous()
-    output, final, w, u, states, cumulated = _allocate(q, k, v, log_decay, save)
+    output, final, w, sums, u, states, cumulated, reflects = _allocate(q, k, v, log_decay, save)
     shape = _shape(q, k, v)
     launch = _launch(k, v)
     batch, time, head, _ = q.shape
     flags = {"HAS_DECAY": log_decay is not None, "PRECISION": precision(q.dtype)}
     solve_shape = {name: x for name, x in shape.items() if name not in ("V", "BV")}
     solve_kernel[(batch * head * w.shape[2],)](
-        k, beta, q if log_decay is None else log_decay, w, cumulated, time, K_STRIDE=k.stride(1),
+        k, beta, q if log_decay is None else log_decay, w, sums, cumulated, reflects, time, K_STRIDE=k.stride(1),
         B_STRIDE=beta.stride(1), G_STRIDE=_stride(log_decay), **solve_shape, **flags,
         SMALLEST=_smallest_beta(q), num_warps=1,
     )  # fmt: skip
     shape["BV"] = min(shape["BV"], launch.values)
     slices = -(-v.shape[-1] // shape["BV"])
-    forward_kernel[(batch * head * slices,)](
-        q, k, v, cumulated, w, q if initial is None else initial, output, final, u, states, time,
-        Q_STRIDE=q.stride(1), K_STRIDE=k.stride(1), V_STRIDE=v.stride(1), **shape, **flags,
-        HAS_INITIAL=initial is not None, SAVE=save, SPLIT=SPLIT, STAGES=launch.forward_stages,
-        REREAD=_reread(q), num_warps=launch.warps,
-    )  # fmt: skip
-    return output, final, w, u, states, cumulated
+    for reflecting in _reflecting(q):
+        forward_kernel[(batch * head * slices,)](
+            q, k, v, cumulated, w, sums, reflects, q if initial is None else initial, output, final, u, states, time,
+            Q_STRIDE=q.stride(1), K_STRIDE=k.stride(1), V_STRIDE=v.stride(1), **shape, **flags,
+            HAS_INITIAL=initial is not None, SAVE=save, REFLECTS=reflecting, STAGES=launch.forward_stages,
+            REREAD=_reread(q), num_warps=launch.warps,
+        )  # fmt: skip
+    return output, final, w, sums, u, states, cumulated, reflects
 
 
 @_forward.register_fake
 def _forward_fake(
     q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor | None, initial: Tensor | None, save: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> Results:
     return _allocate(q, k, v, log_decay, save)
 
 
@@ -133,9 +133,11 @@ def _backward(
     beta: Tensor,
     log_decay: Tensor | None,
     w: Tensor,
+    sums: Tensor,
     u: Tensor,
     states: Tensor,
     cumulated: Tensor,
+    reflects: Tensor,
     has_initial: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     q, k, beta, grad_output = token_rows(q), token_rows(k), token_rows(beta), token_rows(grad_output)
@@ -148,14 +150,15 @@ def _backward(
     batch, time, head, _ = q.shape
     flags: dict[str, Any] = {
         "Q_STRIDE": q.stride(1), "K_STRIDE": k.stride(1), "O_STRIDE": grad_output.stride(1),
-        "HAS_DECAY": log_decay is not None, "HAS_INITIAL": has_initial, "SPLIT": SPLIT, "PRECISION": precision(q.dtype),
+        "HAS_DECAY": log_decay is not None, "HAS_INITIAL": has_initial, "PRECISION": precision(q.dtype),
     }  # fmt: skip
     values = min(shape["BV"], launch.values)
-    adjoint_kernel[(batch * head * -(-u.shape[-1] // values),)](
-        q, k, cumulated, w, grad_output, q if grad_final is None else grad_final, dv, grad_states, dinitial, time,
-        HAS_GRAD_FINAL=grad_final is not None, STAGES=launch.adjoint_stages, PREFETCH=ASSEMBLY and launch.prefetch,
-        num_warps=launch.warps, **flags, **(shape | {"BV": values}),
-    )  # fmt: skip
+    for reflecting in _reflecting(q):
+        adjoint_kernel[(batch * head * -(-u.shape[-1] // values),)](
+            q, k, cumulated, w, sums, reflects, grad_output, q if grad_final is None else grad_final, dv, grad_states,
+            dinitial, time, HAS_GRAD_FINAL=grad_final is not None, REFLECTS=reflecting, STAGES=launch.adjoint_stages,
+            PREFETCH=ASSEMBLY and launch.prefetch, num_warps=launch.warps, **flags, **(shape | {"BV": values}),
+        )  # fmt: skip
     shape["BK"] = min(shape["BK"], launch.keys)
     slices = -(-q.shape[-1] // shape["BK"])
     total = batch * head * w.shape[2]
@@ -182,9 +185,11 @@ def _backward_fake(
     beta: Tensor,
     log_decay: Tensor | None,
     w: Tensor,
+    sums: Tensor,
     u: Tensor,
     states: Tensor,
     cumulated: Tensor,
+    reflects: Tensor,
     has_initial: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     return _allocate_gradients(q, k, beta, log_decay, u, has_initial)
@@ -199,12 +204,12 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 
 def _differentiate(ctx: Any, grad_output: Tensor | None, grad_final: Tensor | None, *_: None) -> tuple[Any, ...]:
-    q, k, beta, log_decay, w, u, states, cumulated = ctx.saved_tensors
+    q, k, beta, log_decay, w, sums, u, states, cumulated, reflects = ctx.saved_tensors
     if grad_output is None:
         grad_output = u.new_zeros(*q.shape[:-1], u.shape[-1])
     has_initial = ctx.initial_dtype is not None
     dq, dk, dv, dbeta, dlog_decay, dinitial = _backward(
-        grad_output, grad_final, q, k, beta, log_decay, w, u, states, cumulated, has_initial
+        grad_output, grad_final, q, k, beta, log_decay, w, sums, u, states, cumulated, reflects, has_initial
     )
     return (
         dq,
@@ -220,26 +225,27 @@ def _differentiate(ctx: Any, grad_output: Tensor | None, grad_final: Tensor | No
 _forward.register_autograd(_differentiate, setup_context=_setup_context)
 
 
-def _allocate(
-    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, save: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _allocate(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, save: bool) -> Results:
     """Output, final state, and what the backward pass reads.
 
-    That is W, U, the state each chunk starts from, and the logarithm (base 2) of a chunk's decay up to each token.
+    That is W, sums of its rows and columns, U, the state each chunk starts from, the logarithm (base 2) of a chunk's
+    decay up to each token, and whether it reflects.
     """
     batch, time, head, key_width = q.shape
     value_width = v.shape[-1]
     tokens, padded = _chunk(k, v)
     chunks = (time + tokens - 1) // tokens
     rows = tokens * padded
-    solve_dtype = q.dtype if q.dtype == torch.float32 else torch.float16
+    whole = q.dtype == torch.float32
     return (
         q.new_empty(batch, time, head, value_width),
         q.new_empty(batch, head, key_width, value_width, dtype=torch.float32),
-        q.new_empty(batch, head, chunks, rows, rows, dtype=solve_dtype),
+        q.new_empty(batch, head, chunks, rows, rows, dtype=torch.float32 if whole else torch.float16),
+        q.new_empty((0,) if whole else (batch, head, chunks, 2, rows // 16, rows), dtype=torch.float32),
         q.new_empty(v.shape if save else (0,)),
         q.new_empty((batch, head, chunks, value_width, key_width) if save else (0,)),
         q.new_empty((0,) if log_decay is None else (batch, head, chunks, tokens), dtype=torch.float32),
+        q.new_empty((0,) if whole else (batch, head, chunks), dtype=torch.uint8),
     )
 
 
@@ -297,6 +303,11 @@ def _shape(q: Tensor, k: Tensor, v: Tensor) -> dict[str, int]:
 def _smallest_beta(q: Tensor) -> float:
     """The smallest normal number of W's type, or what float32 values do not resolve."""
     return 2.0**-14 if q.dtype == torch.float16 else 1e-7
+
+
+def _reflecting(q: Tensor) -> tuple[bool, ...]:
+    """Kernels for heads that do not reflect and for those that do, if narrow types make a difference between them."""
+    return (False,) if q.dtype == torch.float32 else (False, True)
 
 
 def _reread(q: Tensor) -> bool:

@@ -25,6 +25,10 @@ shrink, summed over a row. The last is Y * U / beta as well, which where decay i
 along equal keys being large and all but cancelling; where it is fast it loses what should cancel Q * dQ. So the
 slower, the more of that is taken.
 
+Betas near two reflect: what rounding leaves out, no step shrinks, and along one key it is the same in every chunk. So
+heads with such chunks have kernels of their own (REFLECTS): states and Y meet keys in two parts, what the columns of a
+matrix have in common meets exact sums of W, and W and U are rounded so that sums over rows stay.
+
 Products are oriented (transposed, [value, row], in the first three kernels) so that a
 result is the next product's left operand without leaving its registers, and never is a product's result transposed
 into an operand: Triton 3.4 to 3.7.0 miscompiles that on Hopper (but not for the one warp of a solve). A register that a
@@ -46,32 +50,106 @@ def product(a, b, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def split(a):
-    """float32 `a` as a sum of two bfloat16 matrices; cutting the first off takes fewer instructions than rounding."""
-    high = (a.to(tl.int32, bitcast=True) & -65536).to(tl.float32, bitcast=True)
-    return high.to(tl.bfloat16), (a - high).to(tl.bfloat16)
+def split(a, dtype: tl.constexpr):
+    """float32 `a` as a sum of two narrow matrices; cutting off bfloat16 takes fewer instructions than rounding."""
+    if dtype == tl.bfloat16:
+        high = (a.to(tl.int32, bitcast=True) & -65536).to(tl.float32, bitcast=True)
+    else:
+        high = a.to(dtype).to(tl.float32)
+    return high.to(dtype), (a - high).to(dtype)
 
 
 @triton.jit
-def float_product_with_solve(a, w, PRECISION: tl.constexpr):
+def give_to_first(x, dtype: tl.constexpr, OF: tl.constexpr):
+    """`x`, of each OF elements of a row what the middle one loses in rounding being added to the first."""
+    within = tl.arange(0, OF)[None, None, :]
+    groups = tl.reshape(x, [x.shape[0], x.shape[1] // OF, OF])
+    lost = tl.sum(tl.where(within == OF // 2, groups - groups.to(dtype).to(x.dtype), 0.0), 2)
+    return tl.reshape(tl.where(within == 0, groups + tl.expand_dims(lost, 2), groups), x.shape)
+
+
+@triton.jit
+def round_in_turn(x, carry, dtype: tl.constexpr):
+    """`x` rounded along its second axis, what the first of a row loses being added to that of the next."""
+    if x.shape[1] == 1:
+        first = (tl.arange(0, x.shape[2]) == 0)[None, :]
+        x = tl.reshape(x, carry.shape) + carry
+        rounded = x.to(dtype)
+        return tl.expand_dims(rounded, 1), tl.where(first, x - rounded.to(x.dtype), 0.0)
+    else:
+        before, after = tl.split(tl.permute(tl.reshape(x, [x.shape[0], 2, x.shape[1] // 2, x.shape[2]]), 0, 2, 3, 1))
+        before, carry = round_in_turn(before, carry, dtype)
+        after, carry = round_in_turn(after, carry, dtype)
+        return tl.reshape(tl.permute(tl.join(before, after), 0, 3, 1, 2), x.shape), carry
+
+
+@triton.jit
+def round_sums(x, dtype: tl.constexpr, GROUP: tl.constexpr):
+    """`x` rounded so that sums over GROUP rows of a chunk (here columns) stay; with eight, over more of them, too.
+
+    Updates along one key all but cancel. Of a token's steps the first keeps the sum: the others shrink what goes back
+    through it, so it has the finest digits (and is never a step that only pads). So a product's result lies in
+    registers: a thread has a pair of every eight columns, three neighbours the others.
+    """
+    if GROUP == 1 or dtype == x.dtype:
+        return x.to(dtype)
+    else:
+        even, odd = tl.split(tl.reshape(x, [x.shape[0], x.shape[1] // 2, 2]))
+        rounded = odd.to(dtype)
+        even += odd - rounded.to(x.dtype)
+        if GROUP >= 4:
+            even = give_to_first(even, dtype, 2)
+        if GROUP >= 8:
+            even = tl.reshape(give_to_first(even, dtype, 4), [x.shape[0], x.shape[1] // 8, 4])
+            even, _ = round_in_turn(even, tl.zeros([x.shape[0], 4], x.dtype), dtype)
+            even = tl.reshape(even, rounded.shape)
+        return tl.reshape(tl.join(even.to(dtype), rounded), x.shape)
+
+
+@triton.jit
+def float_product_with_solve(a, w, SPLIT: tl.constexpr, PRECISION: tl.constexpr):
     """float32 `a` times the stored W, or the transposed one.
 
-    For nearly equal keys W magnifies what rounding `a` leaves out, so narrow types meet it in float16, of eleven bits:
-    rows of `a` are brought to one, and W, whose elements are not above beta squared, was stored times SOLVE_SCALE.
+    For nearly equal keys W magnifies what rounding `a` leaves out, so narrow types meet it in float16, of eleven bits
+    or, with SPLIT, of two times so many: rows of `a` are brought to one, what rounding them leaves is brought near it,
+    and W, whose elements are not above beta squared, was stored times SOLVE_SCALE.
     """
     if w.dtype == tl.float16:
         largest = tl.maximum(tl.max(tl.abs(a), 1), 2.0**-100)
-        result = tl.dot((a * (1.0 / largest)[:, None]).to(tl.float16), w)
+        a *= (1.0 / largest)[:, None]
+        high = a.to(tl.float16)
+        result = tl.dot(high, w)
+        if SPLIT:
+            result += tl.dot(((a - high) * 2048.0).to(tl.float16), w) * (1.0 / 2048.0)
         return result * (largest * (1.0 / SOLVE_SCALE))[:, None]
     else:
         return product(a, w, PRECISION)
 
 
 @triton.jit
+def close_product_with_solve(
+    a, w, sums, reflects, rows, ROW_SUMS: tl.constexpr, R: tl.constexpr, PRECISION: tl.constexpr
+):
+    """The same, but in a chunk that reflects what the columns of `a` have in common meets exact `sums` of W.
+
+    With one key that is nearly all of `a`, of which zeros follow `rows` columns, and W's error would be the same in
+    every chunk. Sums over W's columns, one for each row, or over its rows are in memory by blocks.
+    """
+    reflecting = tl.load(reflects) != 0
+    r = tl.arange(0, R)
+    block = tl.arange(0, R // 16)[:, None]
+    stored = block <= (r // 16)[None, :] if ROW_SUMS else block >= (r // 16)[None, :]
+    parts = tl.load(sums + (block + (0 if ROW_SUMS else R // 16)) * R + r[None, :], stored, 0.0)
+    whole = tl.where(reflecting, tl.sum(parts, 0), 0.0)  # else nothing was stored
+    mean = tl.where(reflecting, tl.sum(a, 1) / rows, 0.0)
+    return float_product_with_solve(a - mean[:, None], w, True, PRECISION) + mean[:, None] * whole[None, :]
+
+
+@triton.jit
 def add_float_left_product(total, a, b, SPLIT: tl.constexpr, PRECISION: tl.constexpr):
-    """`total` plus float32 `a` times `b`; for bfloat16 `b` the left matrix is the sum of two bfloat16 ones."""
-    if SPLIT and b.dtype == tl.bfloat16:
-        high, low = split(a)
+    """`total` plus float32 `a` times `b`; with SPLIT the left matrix is the sum of two of the right one's type."""
+    if SPLIT:
+        high, low = split(a, b.dtype)
         total = tl.dot(high, b, total, input_precision=PRECISION)
         return tl.dot(low, b, total, input_precision=PRECISION)
     else:
@@ -81,53 +159,12 @@ def add_float_left_product(total, a, b, SPLIT: tl.constexpr, PRECISION: tl.const
 @triton.jit
 def add_float_right_product(total, a, b, SPLIT: tl.constexpr, PRECISION: tl.constexpr):
     """`total` plus `a` times float32 `b`, likewise."""
-    if SPLIT and a.dtype == tl.bfloat16:
-        high, low = split(b)
+    if SPLIT:
+        high, low = split(b, a.dtype)
         total = tl.dot(a, high, total, input_precision=PRECISION)
         return tl.dot(a, low, total, input_precision=PRECISION)
     else:
         return tl.dot(a, b.to(a.dtype), total, input_precision=PRECISION)
-
-
-@triton.jit
-def round_in_turn(x, carry, gives, dtype: tl.constexpr):
-    """`x` rounded along its second axis, what an element that `gives` loses being added to the next."""
-    if x.shape[1] == 1:
-        x = tl.reshape(x, carry.shape) + carry
-        rounded = x.to(dtype)
-        return tl.expand_dims(rounded, 1), tl.where(gives, x - rounded.to(x.dtype), 0.0)
-    else:
-        first, second = tl.split(tl.permute(tl.reshape(x, [x.shape[0], 2, x.shape[1] // 2, x.shape[2]]), 0, 2, 3, 1))
-        first, carry = round_in_turn(first, carry, gives, dtype)
-        second, carry = round_in_turn(second, carry, gives, dtype)
-        return tl.reshape(tl.permute(tl.join(first, second), 0, 3, 1, 2), x.shape), carry
-
-
-@triton.jit
-def round_sums(x, dtype: tl.constexpr, EIGHTS: tl.constexpr, FOURS: tl.constexpr):
-    """`x` rounded so that its sums over rows of a chunk (here columns) stay: updates along equal keys all but cancel.
-
-    The odd column of a pair gives what it loses to the even one (never to a step that only pads); with EIGHTS this
-    gives to the even one eight columns later; with FOURS, of closer sums, three of four even ones give to the fourth
-    first. So a product's result lies in registers: a thread has a pair of every eight columns, three neighbours the
-    others.
-    """
-    if dtype == x.dtype:
-        return x
-    else:
-        even, odd = tl.split(tl.reshape(x, [x.shape[0], x.shape[1] // 2, 2]))
-        rounded = odd.to(dtype)
-        even += odd - rounded.to(x.dtype)
-        if EIGHTS:
-            even = tl.reshape(even, [x.shape[0], x.shape[1] // 8, 4])
-            gives = tl.full([1, 4], True, tl.int1)
-            if FOURS:
-                gives = (tl.arange(0, 4) == 3)[None, :]
-                lost = tl.sum(tl.where(gives[None], 0.0, even - even.to(dtype).to(x.dtype)), 2)
-                even += tl.where(gives[None], tl.expand_dims(lost, 2), 0.0)
-            even, _ = round_in_turn(even, tl.zeros([x.shape[0], 4], x.dtype), gives, dtype)
-            even = tl.reshape(even, rounded.shape)
-        return tl.reshape(tl.join(even.to(dtype), rounded), x.shape)
 
 
 @triton.jit
@@ -171,6 +208,17 @@ def tile_mask(rows, columns, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def any_reflects(reflects, chunks):
+    """Whether one of a head's chunks does; the last, which may be of a few rows, counts where there is no other."""
+    found = 0
+    counted = tl.maximum(chunks - 1, 1)
+    for start in range(0, counted, 32):
+        chunk = start + tl.arange(0, 32)
+        found = tl.maximum(found, tl.max(tl.load(reflects + chunk, chunk < counted, 0).to(tl.int32)))
+    return found != 0
+
+
+@triton.jit
 def load_solve(w, chunk, r, row, R: tl.constexpr):
     """The transposed W of a chunk with rows `r`, at `row`; blocks below its diagonal are zero and not in memory."""
     upper = (r // 16)[:, None] <= (r // 16)[None, :]
@@ -179,10 +227,10 @@ def load_solve(w, chunk, r, row, R: tl.constexpr):
 
 @triton.jit(do_not_specialize=["T"])
 def forward_kernel(
-    q, k, v, cumulated, w, initial_state, output, final_state, u, states, T, Q_STRIDE: tl.constexpr,
+    q, k, v, cumulated, w, sums, reflects, initial_state, output, final_state, u, states, T, Q_STRIDE: tl.constexpr,
     K_STRIDE: tl.constexpr, V_STRIDE: tl.constexpr, H: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
     V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, TOKENS: tl.constexpr, STEPS_PADDED: tl.constexpr,
-    HAS_DECAY: tl.constexpr, HAS_INITIAL: tl.constexpr, SAVE: tl.constexpr, SPLIT: tl.constexpr,
+    HAS_DECAY: tl.constexpr, HAS_INITIAL: tl.constexpr, SAVE: tl.constexpr, REFLECTS: tl.constexpr,
     PRECISION: tl.constexpr, STAGES: tl.constexpr, REREAD: tl.constexpr,
 ):  # fmt: skip
     """Output and final state of one head and slice of value columns; U and entry states too where they are saved."""
@@ -195,6 +243,10 @@ def forward_kernel(
     h = head % H
     chunks = tl.cdiv(T, TOKENS)
     dtype: tl.constexpr = k.dtype.element_ty
+    SPLIT: tl.constexpr = REFLECTS or dtype == tl.bfloat16
+    if dtype != tl.float32:
+        if any_reflects(reflects + head * chunks, chunks) != REFLECTS:
+            return
 
     r = tl.arange(0, R)
     token = r // STEPS_PADDED
@@ -248,17 +300,26 @@ def forward_kernel(
         o = product(operand, tl.trans(q_c), PRECISION)
         if HAS_DECAY:
             o *= tl.exp2(g_q)[None, :]
-        x = product(operand, tl.trans(k_c), PRECISION)
+        if REFLECTS:
+            x = add_float_left_product(tl.zeros([BV, R], tl.float32), state, tl.trans(k_c), SPLIT, PRECISION)
+        else:
+            x = product(operand, tl.trans(k_c), PRECISION)
         if HAS_DECAY:
             x *= tl.exp2(g)[None, :]
         if dtype == tl.float32:
             x = tl.trans(v_c).to(tl.float32) - x
         else:  # exact, and an operand's load is under way for an iteration, where others are waited for at once
             x = product(tl.trans(v_c), unit, PRECISION) - x
-        update = float_product_with_solve(x, load_solve(w, head * chunks + c, r, r + zero, R), PRECISION)
+        w_c = load_solve(w, head * chunks + c, r, r + zero, R)
+        if REFLECTS:
+            at, rows = head * chunks + c, tl.minimum(left, TOKENS) * N
+            at_sums = sums + at * (R // 16 * 2 * R)
+            update = close_product_with_solve(x, w_c, at_sums, reflects + at, rows, True, R, PRECISION)
+        else:
+            update = float_product_with_solve(x, w_c, False, PRECISION)
         if SAVE:
             at_u = u + (first * N * H + h) * V + (row[None, :] * (H * V) + vv[:, None])
-            rounded = round_sums(update, dtype, STEPS_PADDED > 1, STEPS_PADDED > 2)
+            rounded = round_sums(update, dtype, 8 if REFLECTS else min(STEPS_PADDED, 2))
             tl.store(at_u, rounded, live[None, :] & (vv < V)[:, None])
 
         o += product(update, p, PRECISION)

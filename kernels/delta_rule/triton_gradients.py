@@ -6,7 +6,9 @@ import triton.language as tl
 from tsseq.kernels.delta_rule.triton import (
     add_float_left_product,
     add_float_right_product,
+    any_reflects,
     causal_decay,
+    close_product_with_solve,
     float_product_with_solve,
     hidden_zero,
     load_solve,
@@ -42,11 +44,11 @@ def prefetch_rows(
 
 @triton.jit(do_not_specialize=["T"])
 def adjoint_kernel(
-    q, k, cumulated, w, grad_output, grad_final, grad_v, grad_states, grad_initial, T,
+    q, k, cumulated, w, sums, reflects, grad_output, grad_final, grad_v, grad_states, grad_initial, T,
     Q_STRIDE: tl.constexpr, K_STRIDE: tl.constexpr, O_STRIDE: tl.constexpr, H: tl.constexpr,
     N: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, TOKENS: tl.constexpr,
     STEPS_PADDED: tl.constexpr, HAS_DECAY: tl.constexpr, HAS_INITIAL: tl.constexpr, HAS_GRAD_FINAL: tl.constexpr,
-    SPLIT: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr, PREFETCH: tl.constexpr,
+    REFLECTS: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr, PREFETCH: tl.constexpr,
 ):  # fmt: skip
     """dV and the gradients of the states that chunks end in, for some value columns of a head."""
     R: tl.constexpr = TOKENS * STEPS_PADDED
@@ -58,6 +60,10 @@ def adjoint_kernel(
     h = head % H
     chunks = tl.cdiv(T, TOKENS)
     dtype: tl.constexpr = k.dtype.element_ty
+    SPLIT: tl.constexpr = REFLECTS or dtype == tl.bfloat16
+    if dtype != tl.float32:
+        if any_reflects(reflects + head * chunks, chunks) != REFLECTS:
+            return
 
     r = tl.arange(0, R)
     token = r // STEPS_PADDED
@@ -109,16 +115,22 @@ def adjoint_kernel(
         do = tl.load(at_o, live_q[:, None] & (vv < V)[None, :], 0.0)
         at_s = grad_states + (head * chunks + c) * (V * K) + ((vv + zero)[:, None] * K + kk[None, :])
         tl.store(at_s, ds.to(dtype), square)
-        # Steps along one key leave so little of dU in dV that dS rounded once is not enough (wider, two parts spill).
+        # Steps along one key leave so little of dU in dV that dS rounded once is not enough.
         du = tl.zeros([BV, R], tl.float32)
-        du = add_float_left_product(du, ds, tl.trans(k_c), SPLIT and STEPS_PADDED > 2 and BK <= 64, PRECISION)
+        du = add_float_left_product(du, ds, tl.trans(k_c), SPLIT and (REFLECTS or STEPS_PADDED > 2), PRECISION)
         if HAS_DECAY:
             du *= tl.exp2(g_end - g)[None, :]
         du = add_float_right_product(du, tl.trans(do), p, SPLIT, PRECISION)
         w_t = load_solve(w, head * chunks + c, r, r + zero, R)
-        y = float_product_with_solve(du, tl.trans(w_t), PRECISION)
+        if REFLECTS:
+            at, rows = head * chunks + c, tl.minimum(left, TOKENS) * N
+            at_sums = sums + at * (R // 16 * 2 * R)
+            y = close_product_with_solve(du, tl.trans(w_t), at_sums, reflects + at, rows, False, R, PRECISION)
+        else:
+            y = float_product_with_solve(du, tl.trans(w_t), False, PRECISION)
         at_v = (first * N * H + h) * V + (row[None, :] * (H * V) + vv[:, None])
-        tl.store(grad_v + at_v, y.to(dtype), live[None, :] & (vv < V)[:, None])
+        rounded = round_sums(y, dtype, 8 if REFLECTS else STEPS_PADDED if BK <= 64 else min(STEPS_PADDED, 2))
+        tl.store(grad_v + at_v, rounded, live[None, :] & (vv < V)[:, None])
 
         do_t = tl.trans(do)
         y = -y
@@ -127,7 +139,10 @@ def adjoint_kernel(
             y *= tl.exp2(g)[None, :]
             ds *= tl.exp2(g_end)
         ds += product(do_t, q_c, PRECISION)
-        ds += product(round_sums(y, dtype, STEPS_PADDED > 2, False), k_c, PRECISION)
+        if REFLECTS:
+            ds = add_float_left_product(ds, y, k_c, SPLIT, PRECISION)
+        else:
+            ds += product(y.to(dtype), k_c, PRECISION)
     if HAS_INITIAL:
         tl.store(grad_initial + head * (K * V) + (kk[None, :] * V + vv[:, None]), ds, square)
 
@@ -167,8 +182,7 @@ def gradient_kernel(
     TOTAL, COUNT, Q_STRIDE: tl.constexpr, K_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr, O_STRIDE: tl.constexpr,
     H: tl.constexpr, N: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     TOKENS: tl.constexpr, STEPS_PADDED: tl.constexpr, HAS_DECAY: tl.constexpr, HAS_INITIAL: tl.constexpr,
-    SMALLEST: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr, TURN: tl.constexpr,
-    REREAD: tl.constexpr,
+    SMALLEST: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr, TURN: tl.constexpr, REREAD: tl.constexpr,
 ):  # fmt: skip
     """All gradients but dV of COUNT of the TOTAL chunks of all heads and a slice of key columns, each chunk by itself.
 
@@ -186,6 +200,7 @@ def gradient_kernel(
     SUM: tl.constexpr = tl.float64 if q.dtype.element_ty == tl.float32 else tl.float32
     chunks = tl.cdiv(T, TOKENS)
     dtype: tl.constexpr = k.dtype.element_ty
+    SPLIT: tl.constexpr = dtype != tl.float32
 
     r = tl.arange(0, R)
     token = r // STEPS_PADDED
@@ -278,7 +293,7 @@ def gradient_kernel(
                 at_end += tl.sum(dk.to(SUM) * k_c)
             dk += tl.trans(turned)
         if HAS_DECAY:
-            slow = tl.exp2(g_end * (4.0 / R))
+            slow = tl.exp2(g_end * (64.0 / R))
             yu = db * safe_beta(tl.load(at_b, live, 0.0).to(tl.float32), SMALLEST)  # again: kept, it spills
             dg = tl.sum((growing.to(SUM) - dk * (1.0 - slow)) * k_c, 1) - yu * (slow / slices)
             to = grad_log_decay + (first * slices + slice_) * H + h

@@ -5,6 +5,9 @@ import triton.language as tl
 
 from tsseq.kernels.delta_rule.triton import SOLVE_SCALE, causal_decay, round_sums, safe_beta
 
+REFLECTING = tl.constexpr(1.25)
+"""Beta above which, on average, a chunk reflects: below, steps soon shrink what rounding leaves, whatever the keys."""
+
 
 @triton.jit
 def widen(x, HALF: tl.constexpr):
@@ -121,27 +124,38 @@ def invert_block(products, b, g, HAS_DECAY: tl.constexpr, HALF: tl.constexpr):
 
 
 @triton.jit
-def store_block(w, x_t, b, ROW: tl.constexpr, COLUMN: tl.constexpr, R: tl.constexpr, STEPS_PADDED: tl.constexpr):
-    """X diag(beta), of the transposed X, as a 16 x 16 block of the transposed W."""
+def store_block(
+    w, sums, x_t, b, reflecting, ROW: tl.constexpr, COLUMN: tl.constexpr, R: tl.constexpr, GROUP: tl.constexpr
+):
+    """X diag(beta), of the transposed X, as a 16 x 16 block of the transposed W; where a chunk reflects, its sums too.
+
+    Then its columns' sums stay when it is rounded, as in those of what W is multiplied by updates all but cancel.
+    """
     i = tl.arange(0, 16)
     dtype: tl.constexpr = w.dtype.element_ty
     block = x_t * (b * SOLVE_SCALE if dtype == tl.float16 else b)[:, None]
-    block = round_sums(block, dtype, True, STEPS_PADDED > 2)
-    tl.store(w + COLUMN * 16 * R + ROW * 16 + i[:, None] * R + i[None, :], block)
+    rounded = block.to(dtype)
+    if reflecting:
+        rounded = round_sums(block, dtype, GROUP)
+        tl.store(sums + COLUMN * R + ROW * 16 + i, tl.sum(block, 0) * (1.0 / SOLVE_SCALE))
+        tl.store(sums + (R // 16 + ROW) * R + COLUMN * 16 + i, tl.sum(block, 1) * (1.0 / SOLVE_SCALE))
+    tl.store(w + COLUMN * 16 * R + ROW * 16 + i[:, None] * R + i[None, :], rounded)
 
 
 @triton.jit(do_not_specialize=["T"])
 def solve_kernel(
-    k, beta, log_decay, w, cumulated, T, K_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr, G_STRIDE: tl.constexpr,
-    H: tl.constexpr, N: tl.constexpr, K: tl.constexpr, BK: tl.constexpr, TOKENS: tl.constexpr,
+    k, beta, log_decay, w, sums, cumulated, reflects, T, K_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr,
+    G_STRIDE: tl.constexpr, H: tl.constexpr, N: tl.constexpr, K: tl.constexpr, BK: tl.constexpr, TOKENS: tl.constexpr,
     STEPS_PADDED: tl.constexpr, HAS_DECAY: tl.constexpr, SMALLEST: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """W and the cumulated log decay of one chunk and head.
+    """W and the cumulated log decay of one chunk and head, and whether it reflects: its betas are near two.
 
     W is made of 16 x 16 blocks; where a chunk has 32 rows or 64, inverses of two halves are joined.
     """
     HALF: tl.constexpr = k.dtype.element_ty != tl.float32
     R: tl.constexpr = TOKENS * STEPS_PADDED
+    # Keys that differ lose digits by sums that stay, and more in the more chunks that more steps take.
+    GROUP: tl.constexpr = 8 // STEPS_PADDED
     pid = tl.program_id(0).to(tl.int64)
     h = pid % H
     chunks = tl.cdiv(T, TOKENS)
@@ -150,7 +164,9 @@ def solve_kernel(
     left = T - c * TOKENS
     first = b * T + c * TOKENS
     w += ((b * H + h) * chunks + c) * (R * R)
+    sums += ((b * H + h) * chunks + c) * (R // 16 * 2 * R)
     cumulated += ((b * H + h) * chunks + c) * TOKENS
+    reflects += (b * H + h) * chunks + c
     k += first * K_STRIDE + h * K
     beta += first * B_STRIDE + h
     log_decay += first * G_STRIDE + h
@@ -201,17 +217,27 @@ def solve_kernel(
             a41 = tl.dot(k4, tl.trans(k1), a41, input_precision=PRECISION)
             a42 = tl.dot(k4, tl.trans(k2), a42, input_precision=PRECISION)
 
+    reflecting = False
+    if HALF:
+        total = b1
+        if R >= 32:
+            total += b2
+        if R == 64:
+            total += b3 + b4
+        reflecting = tl.sum(total) > REFLECTING * N * tl.minimum(left, TOKENS)
+        tl.store(reflects, reflecting.to(tl.uint8))
+
     g1, g_end = cumulate(cumulated, d1, 0.0, 0, STEPS_PADDED, HAS_DECAY)
     _, x1_t = invert_block(a11, b1, g1, HAS_DECAY, HALF)
-    store_block(w, x1_t, b1, 0, 0, R, STEPS_PADDED)
+    store_block(w, sums, x1_t, b1, reflecting, 0, 0, R, GROUP)
     if R >= 32:
         g2, g_end = cumulate(cumulated, d2, g_end, 1, STEPS_PADDED, HAS_DECAY)
         x2, x2_t = invert_block(a22, b2, g2, HAS_DECAY, HALF)
         a21 = interaction(a21, b2, g2, g1, HAS_DECAY, HALF)
         none = tl.zeros([16, 16], a21.dtype)
         x21_t = add_product(none, add_product(none, x1_t, a21, True, HALF), x2, True, HALF)
-        store_block(w, x21_t, b1, 1, 0, R, STEPS_PADDED)
-        store_block(w, x2_t, b2, 1, 1, R, STEPS_PADDED)
+        store_block(w, sums, x21_t, b1, reflecting, 1, 0, R, GROUP)
+        store_block(w, sums, x2_t, b2, reflecting, 1, 1, R, GROUP)
     if R == 64:
         g3, g_end = cumulate(cumulated, d3, g_end, 2, STEPS_PADDED, HAS_DECAY)
         g4, g_end = cumulate(cumulated, d4, g_end, 3, STEPS_PADDED, HAS_DECAY)
@@ -220,9 +246,9 @@ def solve_kernel(
         a43 = interaction(a43, b4, g4, g3, HAS_DECAY, HALF)
         y_t = add_product(none, x3_t, a43, True, HALF)
         x43 = add_product(none, x4, y_t, True, HALF)
-        store_block(w, x3_t, b3, 2, 2, R, STEPS_PADDED)
-        store_block(w, add_product(none, y_t, x4, True, HALF), b3, 3, 2, R, STEPS_PADDED)
-        store_block(w, x4_t, b4, 3, 3, R, STEPS_PADDED)
+        store_block(w, sums, x3_t, b3, reflecting, 2, 2, R, GROUP)
+        store_block(w, sums, add_product(none, y_t, x4, True, HALF), b3, reflecting, 3, 2, R, GROUP)
+        store_block(w, sums, x4_t, b4, reflecting, 3, 3, R, GROUP)
 
         a31 = interaction(a31, b3, g3, g1, HAS_DECAY, HALF)
         a32 = interaction(a32, b3, g3, g2, HAS_DECAY, HALF)
@@ -231,10 +257,10 @@ def solve_kernel(
         upper_t = add_product(add_product(none, x1_t, a31, True, HALF), x21_t, a32, True, HALF)
         lower_t = add_product(add_product(none, x1_t, a41, True, HALF), x21_t, a42, True, HALF)
         row_t = add_product(add_product(none, upper_t, x43, True, HALF), lower_t, x4, True, HALF)
-        store_block(w, add_product(none, upper_t, x3, True, HALF), b1, 2, 0, R, STEPS_PADDED)
-        store_block(w, row_t, b1, 3, 0, R, STEPS_PADDED)
+        store_block(w, sums, add_product(none, upper_t, x3, True, HALF), b1, reflecting, 2, 0, R, GROUP)
+        store_block(w, sums, row_t, b1, reflecting, 3, 0, R, GROUP)
         upper_t = add_product(none, x2_t, a32, True, HALF)
         lower_t = add_product(none, x2_t, a42, True, HALF)
         row_t = add_product(add_product(none, upper_t, x43, True, HALF), lower_t, x4, True, HALF)
-        store_block(w, add_product(none, upper_t, x3, True, HALF), b2, 2, 1, R, STEPS_PADDED)
-        store_block(w, row_t, b2, 3, 1, R, STEPS_PADDED)
+        store_block(w, sums, add_product(none, upper_t, x3, True, HALF), b2, reflecting, 2, 1, R, GROUP)
+        store_block(w, sums, row_t, b2, reflecting, 3, 1, R, GROUP)
