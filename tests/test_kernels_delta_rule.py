@@ -98,6 +98,39 @@ def test_kernels_equal_the_loop(case: dict) -> None:
         assert error <= TOLERANCE[case["dtype"]][name not in ("output", "state")], f"{name}: {error:.2g}"
 
 
+GRID = [
+    (step, beta, decay)
+    for step in (1, 2, 3, 4)
+    for beta in (None, 1.2, 1.75, 2.0)
+    for decay in (None, 1e-3, 0.1, 1.0, 8.0)
+    if DEVICE == "cuda" or (step, beta, decay) in [(1, 2.0, None), (2, 1.75, 1.0), (3, 1.2, 0.1), (4, None, 8.0)]
+]
+"""Steps, betas (None draws them) and mean decays; in the interpreter, which is slow, a few."""
+
+
+@pytest.mark.parametrize(("step", "beta", "decay"), GRID)
+def test_narrow_results_over_a_grid(step: int, beta: float | None, decay: float | None) -> None:
+    length, draws = (1000, (0, 1)) if DEVICE == "cuda" else (17, (0,))
+    options = dict(step=step, decay=decay, beta=beta, **WIDE)
+    parts = [
+        delta_rule._example(torch.Generator(DEVICE).manual_seed(draw), 2, length, keys=keys, **options)
+        for keys in ("constant", "smooth", "random")
+        for draw in draws
+    ]
+    inputs = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    inputs = {name: x if name in ("initial_state", "log_decay") else x.to(NARROW) for name, x in inputs.items()}
+    generator = torch.Generator(DEVICE).manual_seed(1)
+    shapes = (inputs["query"].shape, inputs["initial_state"].shape)
+    weights = [torch.randn(shape, generator=generator, device=DEVICE) for shape in shapes]
+    weights[0] = weights[0].to(NARROW)
+    exact = _differentiate(delta_rule.reference, {name: x.double() for name, x in inputs.items()}, weights)
+    found = _differentiate(_triton, inputs, weights)
+    for name, x in exact.items():
+        for part, (a, b) in enumerate(zip(found[name].double().split(2), x.split(2), strict=True)):
+            error = float((a - b).detach().norm() / b.detach().norm().clamp(min=1))
+            assert error <= TOLERANCE[NARROW][name not in ("output", "state")], f"{name} of part {part}: {error:.2g}"
+
+
 def test_some_chunks_reflect_and_others_do_not() -> None:
     inputs = _inputs(NARROW, 200, step=2, head=1, keys="constant", decay=1e-3, **WIDE)
     inputs["beta"][0, :70], inputs["beta"][1] = 2.0, 0.5

@@ -26,8 +26,9 @@ along equal keys being large and all but cancelling; where it is fast it loses w
 slower, the more of that is taken.
 
 Betas near two reflect: what rounding leaves out, no step shrinks, and along one key it is the same in every chunk. So
-heads with such chunks have kernels of their own (REFLECTS): states and Y meet keys in two parts, what the columns of a
-matrix have in common meets exact sums of W, and W and U are rounded so that sums over rows stay.
+heads with such chunks have kernels of their own (REFLECTS): states and Y meet keys in two parts, as does W what it
+multiplies, of which what the columns have in common meets exact sums of W; and W, U and Y are rounded so that sums over
+rows stay. In other heads this holds of U and Y and of sums over a token's steps.
 
 Products are oriented (transposed, [value, row], in the first three kernels) so that a
 result is the next product's left operand without leaving its registers, and never is a product's result transposed
@@ -319,7 +320,7 @@ def forward_kernel(
             update = float_product_with_solve(x, w_c, False, PRECISION)
         if SAVE:
             at_u = u + (first * N * H + h) * V + (row[None, :] * (H * V) + vv[:, None])
-            rounded = round_sums(update, dtype, 8 if REFLECTS else min(STEPS_PADDED, 2))
+            rounded = round_sums(update, dtype, 8 if REFLECTS else min(STEPS_PADDED, 2))  # dQ hangs on these sums
             tl.store(at_u, rounded, live[None, :] & (vv < V)[:, None])
 
         o += product(update, p, PRECISION)

@@ -61,6 +61,8 @@ def adjoint_kernel(
     chunks = tl.cdiv(T, TOKENS)
     dtype: tl.constexpr = k.dtype.element_ty
     SPLIT: tl.constexpr = REFLECTS or dtype == tl.bfloat16
+    # Where decay is strong, its gradient hangs on sums over a token's steps; of wide heads on a pair's, for the time.
+    GROUP: tl.constexpr = 8 if REFLECTS else STEPS_PADDED if BK <= 64 else min(STEPS_PADDED, 2)
     if dtype != tl.float32:
         if any_reflects(reflects + head * chunks, chunks) != REFLECTS:
             return
@@ -129,8 +131,7 @@ def adjoint_kernel(
         else:
             y = float_product_with_solve(du, tl.trans(w_t), False, PRECISION)
         at_v = (first * N * H + h) * V + (row[None, :] * (H * V) + vv[:, None])
-        rounded = round_sums(y, dtype, 8 if REFLECTS else STEPS_PADDED if BK <= 64 else min(STEPS_PADDED, 2))
-        tl.store(grad_v + at_v, rounded, live[None, :] & (vv < V)[:, None])
+        tl.store(grad_v + at_v, round_sums(y, dtype, GROUP), live[None, :] & (vv < V)[:, None])
 
         do_t = tl.trans(do)
         y = -y
