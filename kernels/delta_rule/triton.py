@@ -129,14 +129,15 @@ def float_product_with_solve(a, w, SPLIT: tl.constexpr, PRECISION: tl.constexpr)
 
 @triton.jit
 def close_product_with_solve(
-    a, w, sums, reflects, rows, ROW_SUMS: tl.constexpr, R: tl.constexpr, PRECISION: tl.constexpr
+    a, w, sums, reflects, chunk, rows, ROW_SUMS: tl.constexpr, R: tl.constexpr, PRECISION: tl.constexpr
 ):
     """The same, but in a chunk that reflects what the columns of `a` have in common meets exact `sums` of W.
 
     With one key that is nearly all of `a`, of which zeros follow `rows` columns, and W's error would be the same in
     every chunk. Sums over W's columns, one for each row, or over its rows are in memory by blocks.
     """
-    reflecting = tl.load(reflects) != 0
+    sums += chunk * (R // 16 * 2 * R)
+    reflecting = tl.load(reflects + chunk) != 0
     r = tl.arange(0, R)
     block = tl.arange(0, R // 16)[:, None]
     stored = block <= (r // 16)[None, :] if ROW_SUMS else block >= (r // 16)[None, :]
@@ -313,9 +314,8 @@ def forward_kernel(
             x = product(tl.trans(v_c), unit, PRECISION) - x
         w_c = load_solve(w, head * chunks + c, r, r + zero, R)
         if REFLECTS:
-            at, rows = head * chunks + c, tl.minimum(left, TOKENS) * N
-            at_sums = sums + at * (R // 16 * 2 * R)
-            update = close_product_with_solve(x, w_c, at_sums, reflects + at, rows, True, R, PRECISION)
+            rows = tl.minimum(left, TOKENS) * N
+            update = close_product_with_solve(x, w_c, sums, reflects, head * chunks + c, rows, True, R, PRECISION)
         else:
             update = float_product_with_solve(x, w_c, False, PRECISION)
         if SAVE:

@@ -126,8 +126,7 @@ def adjoint_kernel(
         w_t = load_solve(w, head * chunks + c, r, r + zero, R)
         if REFLECTS:
             at, rows = head * chunks + c, tl.minimum(left, TOKENS) * N
-            at_sums = sums + at * (R // 16 * 2 * R)
-            y = close_product_with_solve(du, tl.trans(w_t), at_sums, reflects + at, rows, False, R, PRECISION)
+            y = close_product_with_solve(du, tl.trans(w_t), sums, reflects, at, rows, False, R, PRECISION)
         else:
             y = float_product_with_solve(du, tl.trans(w_t), False, PRECISION)
         at_v = (first * N * H + h) * V + (row[None, :] * (H * V) + vv[:, None])
