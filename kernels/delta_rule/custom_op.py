@@ -13,7 +13,7 @@ from tsseq.kernels.delta_rule.triton_solve import solve_kernel
 from tsseq.kernels.layout import token_rows
 from tsseq.kernels.precision import precision
 
-Results = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+Results = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 MAX_STEPS = 4
 ASSEMBLY = os.environ.get("TRITON_INTERPRET") != "1" and torch.version.hip is None
 """Whether kernels may hold instructions of NVIDIA's, which Triton's interpreter cannot read."""
@@ -94,27 +94,27 @@ def _forward(
     q, k, v, beta = token_rows(q), token_rows(k), token_rows(v), token_rows(beta)
     log_decay = None if log_decay is None else token_rows(log_decay)
     initial = None if initial is None else initial.contiguous()
-    output, final, w, sums, u, states, cumulated, reflects = _allocate(q, k, v, log_decay, save)
+    output, final, w, sums, kept, u, states, cumulated, reflects = _allocate(q, k, v, log_decay, save)
     shape = _shape(q, k, v)
     launch = _launch(k, v)
     batch, time, head, _ = q.shape
     flags = {"HAS_DECAY": log_decay is not None, "PRECISION": precision(q.dtype)}
     solve_shape = {name: x for name, x in shape.items() if name not in ("V", "BV")}
     solve_kernel[(batch * head * w.shape[2],)](
-        k, beta, q if log_decay is None else log_decay, w, sums, cumulated, reflects, time, K_STRIDE=k.stride(1),
-        B_STRIDE=beta.stride(1), G_STRIDE=_stride(log_decay), **solve_shape, **flags,
+        k, beta, q if log_decay is None else log_decay, w, sums, kept, cumulated, reflects, time,
+        K_STRIDE=k.stride(1), B_STRIDE=beta.stride(1), G_STRIDE=_stride(log_decay), **solve_shape, **flags,
         SMALLEST=_smallest_beta(q), num_warps=1,
     )  # fmt: skip
     shape["BV"] = min(shape["BV"], launch.values)
     slices = -(-v.shape[-1] // shape["BV"])
     for reflecting in _reflecting(q):
         forward_kernel[(batch * head * slices,)](
-            q, k, v, cumulated, w, sums, reflects, q if initial is None else initial, output, final, u, states, time,
-            Q_STRIDE=q.stride(1), K_STRIDE=k.stride(1), V_STRIDE=v.stride(1), **shape, **flags,
+            q, k, v, cumulated, w, sums, kept, reflects, q if initial is None else initial, output, final, u, states,
+            time, Q_STRIDE=q.stride(1), K_STRIDE=k.stride(1), V_STRIDE=v.stride(1), **shape, **flags,
             HAS_INITIAL=initial is not None, SAVE=save, REFLECTS=reflecting, STAGES=launch.forward_stages,
             REREAD=_reread(q), num_warps=launch.warps,
         )  # fmt: skip
-    return output, final, w, sums, u, states, cumulated, reflects
+    return output, final, w, sums, kept, u, states, cumulated, reflects
 
 
 @_forward.register_fake
@@ -134,6 +134,7 @@ def _backward(
     log_decay: Tensor | None,
     w: Tensor,
     sums: Tensor,
+    kept: Tensor,
     u: Tensor,
     states: Tensor,
     cumulated: Tensor,
@@ -155,9 +156,10 @@ def _backward(
     values = min(shape["BV"], launch.values)
     for reflecting in _reflecting(q):
         adjoint_kernel[(batch * head * -(-u.shape[-1] // values),)](
-            q, k, cumulated, w, sums, reflects, grad_output, q if grad_final is None else grad_final, dv, grad_states,
-            dinitial, time, HAS_GRAD_FINAL=grad_final is not None, REFLECTS=reflecting, STAGES=launch.adjoint_stages,
-            PREFETCH=ASSEMBLY and launch.prefetch, num_warps=launch.warps, **flags, **(shape | {"BV": values}),
+            q, k, cumulated, w, sums, kept, reflects, grad_output, q if grad_final is None else grad_final, dv,
+            grad_states, dinitial, time, HAS_GRAD_FINAL=grad_final is not None, REFLECTS=reflecting,
+            STAGES=launch.adjoint_stages, PREFETCH=ASSEMBLY and launch.prefetch, num_warps=launch.warps, **flags,
+            **(shape | {"BV": values}),
         )  # fmt: skip
     shape["BK"] = min(shape["BK"], launch.keys)
     slices = -(-q.shape[-1] // shape["BK"])
@@ -186,6 +188,7 @@ def _backward_fake(
     log_decay: Tensor | None,
     w: Tensor,
     sums: Tensor,
+    kept: Tensor,
     u: Tensor,
     states: Tensor,
     cumulated: Tensor,
@@ -204,12 +207,12 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 
 def _differentiate(ctx: Any, grad_output: Tensor | None, grad_final: Tensor | None, *_: None) -> tuple[Any, ...]:
-    q, k, beta, log_decay, w, sums, u, states, cumulated, reflects = ctx.saved_tensors
+    q, k, beta, log_decay, w, sums, kept, u, states, cumulated, reflects = ctx.saved_tensors
     if grad_output is None:
         grad_output = u.new_zeros(*q.shape[:-1], u.shape[-1])
     has_initial = ctx.initial_dtype is not None
     dq, dk, dv, dbeta, dlog_decay, dinitial = _backward(
-        grad_output, grad_final, q, k, beta, log_decay, w, sums, u, states, cumulated, reflects, has_initial
+        grad_output, grad_final, q, k, beta, log_decay, w, sums, kept, u, states, cumulated, reflects, has_initial
     )
     return (
         dq,
@@ -228,8 +231,8 @@ _forward.register_autograd(_differentiate, setup_context=_setup_context)
 def _allocate(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, save: bool) -> Results:
     """Output, final state, and what the backward pass reads.
 
-    That is W, sums of its rows and columns, U, the state each chunk starts from, the logarithm (base 2) of a chunk's
-    decay up to each token, and whether it reflects.
+    That is W, sums of its rows and columns, bits of the rows whose loss in rounding is kept in another, U, the
+    state each chunk starts from, the logarithm (base 2) of a chunk's decay up to each token, and whether it reflects.
     """
     batch, time, head, key_width = q.shape
     value_width = v.shape[-1]
@@ -242,6 +245,7 @@ def _allocate(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, save: b
         q.new_empty(batch, head, key_width, value_width, dtype=torch.float32),
         q.new_empty(batch, head, chunks, rows, rows, dtype=torch.float32 if whole else torch.float16),
         q.new_empty((0,) if whole else (batch, head, chunks, 2, rows // 16, rows), dtype=torch.float32),
+        q.new_empty((0,) if whole else (batch, head, chunks, 2), dtype=torch.int32),
         q.new_empty(v.shape if save else (0,)),
         q.new_empty((batch, head, chunks, value_width, key_width) if save else (0,)),
         q.new_empty((0,) if log_decay is None else (batch, head, chunks, tokens), dtype=torch.float32),

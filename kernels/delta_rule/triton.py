@@ -27,8 +27,10 @@ slower, the more of that is taken.
 
 Betas near two reflect: what rounding leaves out, no step shrinks, and along one key it is the same in every chunk. So
 heads with such chunks have kernels of their own (REFLECTS): states and Y meet keys in two parts, as does W what it
-multiplies, of which what the columns have in common meets exact sums of W; and W, U and Y are rounded so that sums over
-rows stay. In other heads this holds of U and Y and of sums over a token's steps.
+multiplies; what the columns of that have in common, and what the result adds up to, is had from exact sums of W; and U
+and Y are rounded so that sums over rows stay. In other heads sums over a token's steps do. But of what rounding takes
+from other rows none gets more than its beta bears, dbeta being divided by its square (heads wider than 64 that do not
+reflect have no registers left for this).
 
 Products are oriented (transposed, [value, row], in the first three kernels) so that a
 result is the next product's left operand without leaving its registers, and never is a product's result transposed
@@ -61,35 +63,51 @@ def split(a, dtype: tl.constexpr):
 
 
 @triton.jit
-def give_to_first(x, dtype: tl.constexpr, OF: tl.constexpr):
-    """`x`, of each OF elements of a row what the middle one loses in rounding being added to the first."""
+def give_to_first(x, kept, dtype: tl.constexpr, OF: tl.constexpr):
+    """`x`, of each OF elements of a row what the middle one loses in rounding, if `kept`, being added to the first."""
     within = tl.arange(0, OF)[None, None, :]
     groups = tl.reshape(x, [x.shape[0], x.shape[1] // OF, OF])
-    lost = tl.sum(tl.where(within == OF // 2, groups - groups.to(dtype).to(x.dtype), 0.0), 2)
+    lost = (groups - groups.to(dtype).to(x.dtype)) * tl.reshape(kept, groups.shape)
+    lost = tl.sum(tl.where(within == OF // 2, lost, 0.0), 2)
     return tl.reshape(tl.where(within == 0, groups + tl.expand_dims(lost, 2), groups), x.shape)
 
 
 @triton.jit
-def round_in_turn(x, carry, dtype: tl.constexpr):
-    """`x` rounded along its second axis, what the first of a row loses being added to that of the next."""
+def in_halves(x):
+    return tl.split(tl.permute(tl.reshape(x, [x.shape[0], 2, x.shape[1] // 2, x.shape[2]]), 0, 2, 3, 1))
+
+
+@triton.jit
+def round_in_turn(x, kept, carry, dtype: tl.constexpr):
+    """`x` rounded along its second axis, what the first of a row loses being added to that of the next, if `kept`."""
     if x.shape[1] == 1:
         first = (tl.arange(0, x.shape[2]) == 0)[None, :]
-        x = tl.reshape(x, carry.shape) + carry
+        x = tl.reshape(x, carry.shape) + tl.reshape(kept, carry.shape) * carry
         rounded = x.to(dtype)
         return tl.expand_dims(rounded, 1), tl.where(first, x - rounded.to(x.dtype), 0.0)
     else:
-        before, after = tl.split(tl.permute(tl.reshape(x, [x.shape[0], 2, x.shape[1] // 2, x.shape[2]]), 0, 2, 3, 1))
-        before, carry = round_in_turn(before, carry, dtype)
-        after, carry = round_in_turn(after, carry, dtype)
+        before, after = in_halves(x)
+        kept_before, kept_after = in_halves(kept)
+        before, carry = round_in_turn(before, kept_before, carry, dtype)
+        after, carry = round_in_turn(after, kept_after, carry, dtype)
         return tl.reshape(tl.permute(tl.join(before, after), 0, 3, 1, 2), x.shape), carry
 
 
 @triton.jit
-def round_sums(x, dtype: tl.constexpr, GROUP: tl.constexpr):
+def kept_columns(kept, x):
+    """One for each column of `x` whose bit is set where `kept` points to, else zero."""
+    column = tl.arange(0, x.shape[1])
+    bits = tl.load(kept) >> column % 4 >> column // 4 * 4 & 1  # by two shifts: the second is the same in all threads
+    return tl.broadcast_to(bits.to(x.dtype)[None, :], x.shape)
+
+
+@triton.jit
+def round_sums(x, kept, dtype: tl.constexpr, GROUP: tl.constexpr, EVERY: tl.constexpr):
     """`x` rounded so that sums over GROUP rows of a chunk (here columns) stay; with eight, over more of them, too.
 
     Updates along one key all but cancel. Of a token's steps the first keeps the sum: the others shrink what goes back
-    through it, so it has the finest digits (and is never a step that only pads). So a product's result lies in
+    through it, so it has the finest digits (and is never a step that only pads). But it keeps no more than it can
+    bear, if not EVERY loss: `kept` points to bits of odd rows and of even ones. So a product's result lies in
     registers: a thread has a pair of every eight columns, three neighbours the others.
     """
     if GROUP == 1 or dtype == x.dtype:
@@ -97,12 +115,15 @@ def round_sums(x, dtype: tl.constexpr, GROUP: tl.constexpr):
     else:
         even, odd = tl.split(tl.reshape(x, [x.shape[0], x.shape[1] // 2, 2]))
         rounded = odd.to(dtype)
-        even += odd - rounded.to(x.dtype)
+        lost = odd - rounded.to(x.dtype)
+        even += lost if EVERY else lost * kept_columns(kept, odd)
         if GROUP >= 4:
-            even = give_to_first(even, dtype, 2)
+            kept_even = kept_columns(kept + 1, even)
+            even = give_to_first(even, kept_even, dtype, 2)
         if GROUP >= 8:
-            even = tl.reshape(give_to_first(even, dtype, 4), [x.shape[0], x.shape[1] // 8, 4])
-            even, _ = round_in_turn(even, tl.zeros([x.shape[0], 4], x.dtype), dtype)
+            even = tl.reshape(give_to_first(even, kept_even, dtype, 4), [x.shape[0], x.shape[1] // 8, 4])
+            none = tl.zeros([x.shape[0], 4], x.dtype)
+            even, _ = round_in_turn(even, tl.reshape(kept_even, even.shape), none, dtype)
             even = tl.reshape(even, rounded.shape)
         return tl.reshape(tl.join(even.to(dtype), rounded), x.shape)
 
@@ -129,22 +150,30 @@ def float_product_with_solve(a, w, SPLIT: tl.constexpr, PRECISION: tl.constexpr)
 
 @triton.jit
 def close_product_with_solve(
-    a, w, sums, reflects, chunk, rows, ROW_SUMS: tl.constexpr, R: tl.constexpr, PRECISION: tl.constexpr
+    a, w, sums, reflects, chunk, live, rows, ROW_SUMS: tl.constexpr, R: tl.constexpr, PRECISION: tl.constexpr
 ):
-    """The same, but in a chunk that reflects what the columns of `a` have in common meets exact `sums` of W.
+    """The same, but in a chunk that reflects exact `sums` of W take part, as W's error is the same in every chunk.
 
-    With one key that is nearly all of `a`, of which zeros follow `rows` columns, and W's error would be the same in
-    every chunk. Sums over W's columns, one for each row, or over its rows are in memory by blocks.
+    With one key what the columns of `a` have in common is nearly all of it: it meets sums of W for each column of the
+    result (over W's columns with ROW_SUMS, else over its rows). And what the result's columns, of which `rows` are
+    `live`, add up to is all that lasts: it is had from `a` and the other sums. In memory they are by blocks.
     """
     sums += chunk * (R // 16 * 2 * R)
     reflecting = tl.load(reflects + chunk) != 0
     r = tl.arange(0, R)
     block = tl.arange(0, R // 16)[:, None]
-    stored = block <= (r // 16)[None, :] if ROW_SUMS else block >= (r // 16)[None, :]
-    parts = tl.load(sums + (block + (0 if ROW_SUMS else R // 16)) * R + r[None, :], stored, 0.0)
-    whole = tl.where(reflecting, tl.sum(parts, 0), 0.0)  # else nothing was stored
+    before = block <= (r // 16)[None, :]
+    after = block >= (r // 16)[None, :]
+    at_own = sums + (block + (0 if ROW_SUMS else R // 16)) * R + r[None, :]
+    at_other = sums + (block + (R // 16 if ROW_SUMS else 0)) * R + r[None, :]
+    own = tl.sum(tl.load(at_own, before if ROW_SUMS else after, 0.0), 0)
+    other = tl.sum(tl.load(at_other, after if ROW_SUMS else before, 0.0), 0)
     mean = tl.where(reflecting, tl.sum(a, 1) / rows, 0.0)
-    return float_product_with_solve(a - mean[:, None], w, True, PRECISION) + mean[:, None] * whole[None, :]
+    own = tl.where(reflecting, own, 0.0)  # else nothing was stored
+    other = tl.where(reflecting, other, 0.0)
+    result = float_product_with_solve(a - mean[:, None], w, True, PRECISION) + mean[:, None] * own[None, :]
+    lacking = tl.where(reflecting, (tl.sum(a * other[None, :], 1) - tl.sum(result, 1)) / rows, 0.0)
+    return result + tl.where(live[None, :], lacking[:, None], 0.0)
 
 
 @triton.jit
@@ -229,9 +258,10 @@ def load_solve(w, chunk, r, row, R: tl.constexpr):
 
 @triton.jit(do_not_specialize=["T"])
 def forward_kernel(
-    q, k, v, cumulated, w, sums, reflects, initial_state, output, final_state, u, states, T, Q_STRIDE: tl.constexpr,
-    K_STRIDE: tl.constexpr, V_STRIDE: tl.constexpr, H: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
-    V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, TOKENS: tl.constexpr, STEPS_PADDED: tl.constexpr,
+    q, k, v, cumulated, w, sums, kept, reflects, initial_state, output, final_state, u, states, T,
+    Q_STRIDE: tl.constexpr, K_STRIDE: tl.constexpr, V_STRIDE: tl.constexpr, H: tl.constexpr, N: tl.constexpr,
+    K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, TOKENS: tl.constexpr,
+    STEPS_PADDED: tl.constexpr,
     HAS_DECAY: tl.constexpr, HAS_INITIAL: tl.constexpr, SAVE: tl.constexpr, REFLECTS: tl.constexpr,
     PRECISION: tl.constexpr, STAGES: tl.constexpr, REREAD: tl.constexpr,
 ):  # fmt: skip
@@ -246,6 +276,7 @@ def forward_kernel(
     chunks = tl.cdiv(T, TOKENS)
     dtype: tl.constexpr = k.dtype.element_ty
     SPLIT: tl.constexpr = REFLECTS or dtype == tl.bfloat16
+    EVERY: tl.constexpr = BK > 64 and not REFLECTS
     if dtype != tl.float32:
         if any_reflects(reflects + head * chunks, chunks) != REFLECTS:
             return
@@ -315,12 +346,14 @@ def forward_kernel(
         w_c = load_solve(w, head * chunks + c, r, r + zero, R)
         if REFLECTS:
             rows = tl.minimum(left, TOKENS) * N
-            update = close_product_with_solve(x, w_c, sums, reflects, head * chunks + c, rows, True, R, PRECISION)
+            update = close_product_with_solve(x, w_c, sums, reflects, head * chunks + c, live, rows, True, R, PRECISION)
         else:
             update = float_product_with_solve(x, w_c, False, PRECISION)
         if SAVE:
             at_u = u + (first * N * H + h) * V + (row[None, :] * (H * V) + vv[:, None])
-            rounded = round_sums(update, dtype, 8 if REFLECTS else min(STEPS_PADDED, 2))  # dQ hangs on these sums
+            # dQ hangs on these sums; of two steps, for the time, little enough to do without.
+            group: tl.constexpr = 8 if REFLECTS else max(STEPS_PADDED // 2, 1)
+            rounded = round_sums(update, kept + (head * chunks + c) * 2, dtype, group, EVERY)
             tl.store(at_u, rounded, live[None, :] & (vv < V)[:, None])
 
         o += product(update, p, PRECISION)

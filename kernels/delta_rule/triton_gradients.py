@@ -44,7 +44,7 @@ def prefetch_rows(
 
 @triton.jit(do_not_specialize=["T"])
 def adjoint_kernel(
-    q, k, cumulated, w, sums, reflects, grad_output, grad_final, grad_v, grad_states, grad_initial, T,
+    q, k, cumulated, w, sums, kept, reflects, grad_output, grad_final, grad_v, grad_states, grad_initial, T,
     Q_STRIDE: tl.constexpr, K_STRIDE: tl.constexpr, O_STRIDE: tl.constexpr, H: tl.constexpr,
     N: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, TOKENS: tl.constexpr,
     STEPS_PADDED: tl.constexpr, HAS_DECAY: tl.constexpr, HAS_INITIAL: tl.constexpr, HAS_GRAD_FINAL: tl.constexpr,
@@ -61,6 +61,7 @@ def adjoint_kernel(
     chunks = tl.cdiv(T, TOKENS)
     dtype: tl.constexpr = k.dtype.element_ty
     SPLIT: tl.constexpr = REFLECTS or dtype == tl.bfloat16
+    EVERY: tl.constexpr = BK > 64 and not REFLECTS
     # Where decay is strong, its gradient hangs on sums over a token's steps; of wide heads on a pair's, for the time.
     GROUP: tl.constexpr = 8 if REFLECTS else STEPS_PADDED if BK <= 64 else min(STEPS_PADDED, 2)
     if dtype != tl.float32:
@@ -119,18 +120,19 @@ def adjoint_kernel(
         tl.store(at_s, ds.to(dtype), square)
         # Steps along one key leave so little of dU in dV that dS rounded once is not enough.
         du = tl.zeros([BV, R], tl.float32)
-        du = add_float_left_product(du, ds, tl.trans(k_c), SPLIT and (REFLECTS or STEPS_PADDED > 2), PRECISION)
+        du = add_float_left_product(du, ds, tl.trans(k_c), SPLIT and (REFLECTS or STEPS_PADDED > 1), PRECISION)
         if HAS_DECAY:
             du *= tl.exp2(g_end - g)[None, :]
         du = add_float_right_product(du, tl.trans(do), p, SPLIT, PRECISION)
         w_t = load_solve(w, head * chunks + c, r, r + zero, R)
         if REFLECTS:
             at, rows = head * chunks + c, tl.minimum(left, TOKENS) * N
-            y = close_product_with_solve(du, tl.trans(w_t), sums, reflects, at, rows, False, R, PRECISION)
+            y = close_product_with_solve(du, tl.trans(w_t), sums, reflects, at, live, rows, False, R, PRECISION)
         else:
             y = float_product_with_solve(du, tl.trans(w_t), False, PRECISION)
         at_v = (first * N * H + h) * V + (row[None, :] * (H * V) + vv[:, None])
-        tl.store(grad_v + at_v, round_sums(y, dtype, GROUP), live[None, :] & (vv < V)[:, None])
+        rounded = round_sums(y, kept + (head * chunks + c) * 2, dtype, GROUP, EVERY)
+        tl.store(grad_v + at_v, rounded, live[None, :] & (vv < V)[:, None])
 
         do_t = tl.trans(do)
         y = -y

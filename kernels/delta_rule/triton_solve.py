@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from tsseq.kernels.delta_rule.triton import SOLVE_SCALE, causal_decay, round_sums, safe_beta
+from tsseq.kernels.delta_rule.triton import SOLVE_SCALE, causal_decay, safe_beta
 
 REFLECTING = tl.constexpr(1.25)
 """Beta above which, on average, a chunk reflects: below, steps soon shrink what rounding leaves, whatever the keys."""
@@ -124,27 +124,42 @@ def invert_block(products, b, g, HAS_DECAY: tl.constexpr, HALF: tl.constexpr):
 
 
 @triton.jit
-def store_block(
-    w, sums, x_t, b, reflecting, ROW: tl.constexpr, COLUMN: tl.constexpr, R: tl.constexpr, GROUP: tl.constexpr
-):
-    """X diag(beta), of the transposed X, as a 16 x 16 block of the transposed W; where a chunk reflects, its sums too.
-
-    Then its columns' sums stay when it is rounded, as in those of what W is multiplied by updates all but cancel.
-    """
+def store_block(w, sums, x_t, b, reflecting, ROW: tl.constexpr, COLUMN: tl.constexpr, R: tl.constexpr):
+    """X diag(beta), of the transposed X, as a 16 x 16 block of the transposed W; where it reflects, its sums too."""
     i = tl.arange(0, 16)
     dtype: tl.constexpr = w.dtype.element_ty
     block = x_t * (b * SOLVE_SCALE if dtype == tl.float16 else b)[:, None]
-    rounded = block.to(dtype)
     if reflecting:
-        rounded = round_sums(block, dtype, GROUP)
         tl.store(sums + COLUMN * R + ROW * 16 + i, tl.sum(block, 0) * (1.0 / SOLVE_SCALE))
         tl.store(sums + (R // 16 + ROW) * R + COLUMN * 16 + i, tl.sum(block, 1) * (1.0 / SOLVE_SCALE))
-    tl.store(w + COLUMN * 16 * R + ROW * 16 + i[:, None] * R + i[None, :], rounded)
+    tl.store(w + COLUMN * 16 * R + ROW * 16 + i[:, None] * R + i[None, :], block)
+
+
+@triton.jit
+def load_betas(beta, row, left, B_STRIDE: tl.constexpr, H: tl.constexpr, N: tl.constexpr, STEPS_PADDED: tl.constexpr):
+    token, step = row // STEPS_PADDED, row % STEPS_PADDED
+    return tl.load(beta + token * B_STRIDE + step * H, (token < left) & (step < N), 0.0)
+
+
+@triton.jit
+def store_kept(to, row, own, other):
+    """Of odd and of even rows a bit each: whether another one may take what it loses in rounding.
+
+    dbeta's error is what is taken over beta. As `round_sums` goes, a row gives to that of `other` beta, one bit less
+    than itself: the second of two to the first, the third of four and the fifth of eight, too. The first of eight takes
+    from that of the eight before, whose beta may be two. Less is asked of a token's steps, on whose sum the gradient
+    of its decay hangs.
+    """
+    losing = tl.where(row % 8 == 0, 2.0, tl.abs(own.to(tl.float32)))
+    taking = tl.abs(other.to(tl.float32)) * tl.where(row % 4 == 0, 2.0, 4.0)
+    bits = (losing <= taking).to(tl.int32) << row // 2
+    tl.store(to, tl.sum(tl.where(row % 2 == 1, bits, 0)))
+    tl.store(to + 1, tl.sum(tl.where(row % 2 == 0, bits, 0)))
 
 
 @triton.jit(do_not_specialize=["T"])
 def solve_kernel(
-    k, beta, log_decay, w, sums, cumulated, reflects, T, K_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr,
+    k, beta, log_decay, w, sums, kept, cumulated, reflects, T, K_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr,
     G_STRIDE: tl.constexpr, H: tl.constexpr, N: tl.constexpr, K: tl.constexpr, BK: tl.constexpr, TOKENS: tl.constexpr,
     STEPS_PADDED: tl.constexpr, HAS_DECAY: tl.constexpr, SMALLEST: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -154,8 +169,6 @@ def solve_kernel(
     """
     HALF: tl.constexpr = k.dtype.element_ty != tl.float32
     R: tl.constexpr = TOKENS * STEPS_PADDED
-    # Keys that differ lose digits by sums that stay, and more in the more chunks that more steps take.
-    GROUP: tl.constexpr = 8 // STEPS_PADDED
     pid = tl.program_id(0).to(tl.int64)
     h = pid % H
     chunks = tl.cdiv(T, TOKENS)
@@ -166,6 +179,7 @@ def solve_kernel(
     w += ((b * H + h) * chunks + c) * (R * R)
     sums += ((b * H + h) * chunks + c) * (R // 16 * 2 * R)
     cumulated += ((b * H + h) * chunks + c) * TOKENS
+    kept += ((b * H + h) * chunks + c) * 2
     reflects += (b * H + h) * chunks + c
     k += first * K_STRIDE + h * K
     beta += first * B_STRIDE + h
@@ -179,6 +193,9 @@ def solve_kernel(
         b3, d3 = load_gates(beta, log_decay, left, 2, B_STRIDE, G_STRIDE, H, N, STEPS_PADDED, HAS_DECAY, SMALLEST)
         b4, d4 = load_gates(beta, log_decay, left, 3, B_STRIDE, G_STRIDE, H, N, STEPS_PADDED, HAS_DECAY, SMALLEST)
     r = tl.arange(0, R)
+    own = load_betas(beta, r, left, B_STRIDE, H, N, STEPS_PADDED)
+    other = tl.where(r % 8 == 0, r, r & (r - 1))
+    other = load_betas(beta, other, left, B_STRIDE, H, N, STEPS_PADDED)
     token = r // STEPS_PADDED
     step = r % STEPS_PADDED
     row = token * K_STRIDE + step * (H * K)
@@ -219,6 +236,7 @@ def solve_kernel(
 
     reflecting = False
     if HALF:
+        store_kept(kept, r, own, other)
         total = b1
         if R >= 32:
             total += b2
@@ -229,15 +247,15 @@ def solve_kernel(
 
     g1, g_end = cumulate(cumulated, d1, 0.0, 0, STEPS_PADDED, HAS_DECAY)
     _, x1_t = invert_block(a11, b1, g1, HAS_DECAY, HALF)
-    store_block(w, sums, x1_t, b1, reflecting, 0, 0, R, GROUP)
+    store_block(w, sums, x1_t, b1, reflecting, 0, 0, R)
     if R >= 32:
         g2, g_end = cumulate(cumulated, d2, g_end, 1, STEPS_PADDED, HAS_DECAY)
         x2, x2_t = invert_block(a22, b2, g2, HAS_DECAY, HALF)
         a21 = interaction(a21, b2, g2, g1, HAS_DECAY, HALF)
         none = tl.zeros([16, 16], a21.dtype)
         x21_t = add_product(none, add_product(none, x1_t, a21, True, HALF), x2, True, HALF)
-        store_block(w, sums, x21_t, b1, reflecting, 1, 0, R, GROUP)
-        store_block(w, sums, x2_t, b2, reflecting, 1, 1, R, GROUP)
+        store_block(w, sums, x21_t, b1, reflecting, 1, 0, R)
+        store_block(w, sums, x2_t, b2, reflecting, 1, 1, R)
     if R == 64:
         g3, g_end = cumulate(cumulated, d3, g_end, 2, STEPS_PADDED, HAS_DECAY)
         g4, g_end = cumulate(cumulated, d4, g_end, 3, STEPS_PADDED, HAS_DECAY)
@@ -246,9 +264,9 @@ def solve_kernel(
         a43 = interaction(a43, b4, g4, g3, HAS_DECAY, HALF)
         y_t = add_product(none, x3_t, a43, True, HALF)
         x43 = add_product(none, x4, y_t, True, HALF)
-        store_block(w, sums, x3_t, b3, reflecting, 2, 2, R, GROUP)
-        store_block(w, sums, add_product(none, y_t, x4, True, HALF), b3, reflecting, 3, 2, R, GROUP)
-        store_block(w, sums, x4_t, b4, reflecting, 3, 3, R, GROUP)
+        store_block(w, sums, x3_t, b3, reflecting, 2, 2, R)
+        store_block(w, sums, add_product(none, y_t, x4, True, HALF), b3, reflecting, 3, 2, R)
+        store_block(w, sums, x4_t, b4, reflecting, 3, 3, R)
 
         a31 = interaction(a31, b3, g3, g1, HAS_DECAY, HALF)
         a32 = interaction(a32, b3, g3, g2, HAS_DECAY, HALF)
@@ -257,10 +275,10 @@ def solve_kernel(
         upper_t = add_product(add_product(none, x1_t, a31, True, HALF), x21_t, a32, True, HALF)
         lower_t = add_product(add_product(none, x1_t, a41, True, HALF), x21_t, a42, True, HALF)
         row_t = add_product(add_product(none, upper_t, x43, True, HALF), lower_t, x4, True, HALF)
-        store_block(w, sums, add_product(none, upper_t, x3, True, HALF), b1, reflecting, 2, 0, R, GROUP)
-        store_block(w, sums, row_t, b1, reflecting, 3, 0, R, GROUP)
+        store_block(w, sums, add_product(none, upper_t, x3, True, HALF), b1, reflecting, 2, 0, R)
+        store_block(w, sums, row_t, b1, reflecting, 3, 0, R)
         upper_t = add_product(none, x2_t, a32, True, HALF)
         lower_t = add_product(none, x2_t, a42, True, HALF)
         row_t = add_product(add_product(none, upper_t, x43, True, HALF), lower_t, x4, True, HALF)
-        store_block(w, sums, add_product(none, upper_t, x3, True, HALF), b2, reflecting, 2, 1, R, GROUP)
-        store_block(w, sums, row_t, b2, reflecting, 3, 1, R, GROUP)
+        store_block(w, sums, add_product(none, upper_t, x3, True, HALF), b2, reflecting, 2, 1, R)
+        store_block(w, sums, row_t, b2, reflecting, 3, 1, R)
