@@ -33,6 +33,6 @@ def test_an_ignored_option_is_found():
     assert unread(command) == {"ignored"}
 
 
-@pytest.mark.parametrize("command", functions(COMMANDS))
+@pytest.mark.parametrize("command", tuple(functions(COMMANDS)))
 def test_every_option_is_read(command):
     assert not unread(command)
