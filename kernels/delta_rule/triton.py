@@ -162,15 +162,14 @@ def close_product_with_solve(
     reflecting = tl.load(reflects + chunk) != 0
     r = tl.arange(0, R)
     block = tl.arange(0, R // 16)[:, None]
-    before = block <= (r // 16)[None, :]
-    after = block >= (r // 16)[None, :]
-    at_own = sums + (block + (0 if ROW_SUMS else R // 16)) * R + r[None, :]
-    at_other = sums + (block + (R // 16 if ROW_SUMS else 0)) * R + r[None, :]
-    own = tl.sum(tl.load(at_own, before if ROW_SUMS else after, 0.0), 0)
-    other = tl.sum(tl.load(at_other, after if ROW_SUMS else before, 0.0), 0)
+    at = sums + block * R + r[None, :]
+    of_rows = tl.sum(tl.load(at, block <= (r // 16)[None, :], 0.0), 0)
+    of_columns = tl.sum(tl.load(at + R // 16 * R, block >= (r // 16)[None, :], 0.0), 0)
+    of_rows = tl.where(reflecting, of_rows, 0.0)  # else nothing was stored
+    of_columns = tl.where(reflecting, of_columns, 0.0)
+    own = of_rows if ROW_SUMS else of_columns
+    other = of_columns if ROW_SUMS else of_rows
     mean = tl.where(reflecting, tl.sum(a, 1) / rows, 0.0)
-    own = tl.where(reflecting, own, 0.0)  # else nothing was stored
-    other = tl.where(reflecting, other, 0.0)
     result = float_product_with_solve(a - mean[:, None], w, True, PRECISION) + mean[:, None] * own[None, :]
     lacking = tl.where(reflecting, (tl.sum(a * other[None, :], 1) - tl.sum(result, 1)) / rows, 0.0)
     return result + tl.where(live[None, :], lacking[:, None], 0.0)

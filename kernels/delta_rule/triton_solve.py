@@ -74,6 +74,12 @@ def halves(x):
 
 
 @triton.jit
+def load_betas(beta, row, left, B_STRIDE: tl.constexpr, H: tl.constexpr, N: tl.constexpr, STEPS_PADDED: tl.constexpr):
+    token, step = row // STEPS_PADDED, row % STEPS_PADDED
+    return tl.load(beta + token * B_STRIDE + step * H, (token < left) & (step < N), 0.0)
+
+
+@triton.jit
 def load_gates(
     beta, log_decay, left, BLOCK: tl.constexpr, B_STRIDE: tl.constexpr, G_STRIDE: tl.constexpr, H: tl.constexpr,
     N: tl.constexpr, STEPS_PADDED: tl.constexpr, HAS_DECAY: tl.constexpr, SMALLEST: tl.constexpr,
@@ -82,11 +88,11 @@ def load_gates(
     i = tl.arange(0, 16)
     token = (BLOCK * 16 + i) // STEPS_PADDED
     step = i % STEPS_PADDED
-    live = (token < left) & (step < N)
-    b = safe_beta(tl.load(beta + token * B_STRIDE + step * H, live, 0.0).to(tl.float32), SMALLEST)
+    b = load_betas(beta, BLOCK * 16 + i, left, B_STRIDE, H, N, STEPS_PADDED).to(tl.float32)
+    b = safe_beta(b, SMALLEST)
     decay = tl.zeros([16], tl.float32)
     if HAS_DECAY:
-        decay = load_decay(log_decay + token * G_STRIDE, live & (step == 0))
+        decay = load_decay(log_decay + token * G_STRIDE, (token < left) & (step == 0))
     return b, decay
 
 
@@ -133,12 +139,6 @@ def store_block(w, sums, x_t, b, reflecting, ROW: tl.constexpr, COLUMN: tl.const
         tl.store(sums + COLUMN * R + ROW * 16 + i, tl.sum(block, 0) * (1.0 / SOLVE_SCALE))
         tl.store(sums + (R // 16 + ROW) * R + COLUMN * 16 + i, tl.sum(block, 1) * (1.0 / SOLVE_SCALE))
     tl.store(w + COLUMN * 16 * R + ROW * 16 + i[:, None] * R + i[None, :], block)
-
-
-@triton.jit
-def load_betas(beta, row, left, B_STRIDE: tl.constexpr, H: tl.constexpr, N: tl.constexpr, STEPS_PADDED: tl.constexpr):
-    token, step = row // STEPS_PADDED, row % STEPS_PADDED
-    return tl.load(beta + token * B_STRIDE + step * H, (token < left) & (step < N), 0.0)
 
 
 @triton.jit
