@@ -47,11 +47,14 @@ def leaves(x: Any) -> list[Tensor]:
     return [x] if isinstance(x, Tensor) else [leaf for part in x for leaf in leaves(part)]
 
 
-def differentiate(function: Callable[..., Any], inputs: dict[str, Any], weights: list[Tensor] | None, **options: Any):
-    """Results, and gradients of a weighted sum of all of them; the weights are drawn if there are none."""
+def differentiate(
+    function: Callable[..., Any], inputs: dict[str, Any], weights: list[Tensor] | torch.dtype, **options: Any
+):
+    """Results, and gradients of a weighted sum of them; given a type, weights are drawn, those of the output in it."""
     results = leaves(function(**inputs, **options))
-    if weights is None:
-        weights = [normal(*x.shape, seed=i).double() for i, x in enumerate(results)]
+    if isinstance(weights, torch.dtype):
+        types = [weights, *(torch.float32 for _ in results[1:])]
+        weights = [normal(*x.shape, seed=i).to(dtype) for i, (x, dtype) in enumerate(zip(results, types, strict=True))]
     tensors = [x for value in inputs.values() for x in leaves(value)]
     gradients = torch.autograd.grad(results, tensors, [w.to(x.dtype) for w, x in zip(weights, results, strict=True)])
     return results, list(gradients), weights
@@ -71,7 +74,7 @@ def cast(inputs: dict[str, Any], dtype: torch.dtype, narrow: torch.dtype | None 
 
 def check(fused: Callable[..., Any], op: Any, inputs: dict[str, Any], dtype: torch.dtype, **options: Any) -> None:
     rounded = cast(inputs, torch.float32, dtype)
-    exact = differentiate(op.reference, cast(rounded, torch.float64), None, **options)
+    exact = differentiate(op.reference, cast(rounded, torch.float64), dtype, **options)
     with uninitialised_memory_is_nan():
         found = differentiate(fused, cast(rounded, torch.float32, dtype), exact[2], **options)
     for kind, tolerance, mine, theirs in zip(
@@ -162,18 +165,36 @@ def test_mlstm_narrow(widths: tuple[int, int]) -> None:
     inputs = attention_inputs(70, *widths, heads=1)
     memory, normalizer, maximum = inputs["initial_state"]
     inputs |= {"query": inputs["query"].abs(), "key": inputs["key"].abs()}
-    inputs["initial_state"] = memory, normalizer.abs()
+    for dtype in NARROW:
+        check_from(maximum, inputs | {"initial_state": (memory, normalizer.abs())}, dtype)
 
-    def from_maximum(function: Callable[..., Any]) -> Callable[..., Any]:
+
+def check_from(maximum: Tensor, inputs: dict[str, Any], dtype: torch.dtype) -> None:
+    """The mLSTM from a first maximum that takes no gradient."""
+
+    def starting(function: Callable[..., Any]) -> Callable[..., Any]:
         def run(initial_state: tuple[Tensor, Tensor], **rest: Any) -> Any:
             state = (*initial_state, maximum.to(initial_state[0].dtype))
             return function(**rest, initial_state=state, normalize=True)
 
         return run
 
-    op = SimpleNamespace(reference=from_maximum(linear_attention.reference))
-    for dtype in NARROW:
-        check(from_maximum(fused_attention), op, inputs, dtype)
+    op = SimpleNamespace(reference=starting(linear_attention.reference))
+    check(starting(fused_attention), op, inputs, dtype)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.001, 0.1])
+@pytest.mark.parametrize("noise", [0.01, 0.3])
+def test_mlstm_narrow_along_one_key(noise: float, decay: float) -> None:
+    """Queries all but at right angles to it read next to nothing, divided by next to nothing."""
+    inputs = without(attention_inputs(230, 64, 64), "initial_state")
+    inputs["key"] = normal(1, 1, 2, 64, seed=5) + noise * inputs["key"]
+    inputs["log_decay"] = decay * F.logsigmoid(normal(1, 230, 2, seed=3))
+    inputs["input_gate"] = normal(1, 230, 2, seed=4)
+    early, late = ({name: x[:, part] for name, x in inputs.items()} for part in (slice(130), slice(130, None)))
+    check(fused_attention, linear_attention, early, torch.bfloat16, normalize=True)
+    *state, maximum = linear_attention.reference(**early, normalize=True)[1]
+    check_from(maximum, late | {"initial_state": tuple(state)}, torch.bfloat16)
 
 
 @pytest.mark.parametrize("length", [1, 17, 64])
@@ -256,7 +277,7 @@ def test_saturated_gates_give_zeros_and_finite_gradients() -> None:
     """Input gates of minus 200 underflow in float32: the read-out is zero, not a quotient of zeros."""
     inputs = without(attention_inputs(20), "initial_state")
     inputs["input_gate"] = inputs["input_gate"] - 200
-    results, gradients, _ = differentiate(fused_attention, cast(inputs, torch.float32), None, normalize=True)
+    results, gradients, _ = differentiate(fused_attention, cast(inputs, torch.float32), torch.float32, normalize=True)
     assert float(results[0].detach().abs().max()) < 1e-30
     assert all(bool(x.isfinite().all()) for x in (*results, *gradients))
 

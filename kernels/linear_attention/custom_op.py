@@ -104,12 +104,13 @@ def _outputs(q: Tensor, v: Tensor, normalize: bool) -> tuple[Tensor, Tensor, Ten
     )
 
 
-def _before_chunks(q: Tensor, v: Tensor, normalize: bool, kept: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Room for memories, normalisers and maxima before every chunk; flat, or empty."""
+def _before_chunks(q: Tensor, v: Tensor, normalize: bool, kept: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Room for memories, the means of their values, normalisers and maxima before every chunk; flat, or empty."""
     entries = _chunks(q, v) if kept else 0
     width, n = q.shape[3], int(normalize)
     return (
         torch.empty(entries * width * v.shape[3], dtype=q.dtype, device=q.device),
+        torch.empty(n * entries * v.shape[3], device=q.device),
         torch.empty(n * entries * width, device=q.device),
         torch.empty(n * entries, device=q.device),
     )
@@ -142,7 +143,7 @@ def _prepared(q: Tensor, v: Tensor, decay: Tensor | None, gate: Tensor | None) -
 def _forward_op(
     q: Tensor, k: Tensor, v: Tensor, decay: Tensor | None, gate: Tensor | None, memory0: Tensor | None,
     normalizer0: Tensor | None, maximum0: Tensor | None, normalize: bool, scale: float, save: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     q, k, v = token_rows(q), token_rows(k), token_rows(v)
     tiling = _tiling(q, v)
     o, memory, normalizer, maximum = _outputs(q, v, normalize)
@@ -205,8 +206,8 @@ def _adjoint(
 @torch.library.custom_op("tsseq::linear_attention_backward", mutates_args=())
 def _backward_op(
     do: Tensor, dmemory: Tensor | None, dnormalizer: Tensor | None, q: Tensor, k: Tensor, v: Tensor,
-    memories: Tensor, normalizers: Tensor, maxima: Tensor, prepared: Tensor, has_decay: bool, has_gate: bool,
-    normalize: bool, scale: float,
+    memories: Tensor, means: Tensor, normalizers: Tensor, maxima: Tensor, prepared: Tensor, has_decay: bool,
+    has_gate: bool, normalize: bool, scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     q, k, v, do = token_rows(q), token_rows(k), token_rows(v), token_rows(do)
     tiling = _tiling(q, v)
@@ -219,7 +220,7 @@ def _backward_op(
     totals = torch.empty((programs,), device=q.device)
     rests, feedbacks = torch.empty((2, maxima.numel() * tiling.chunk), device=q.device).unbind(0)
     high, low, source, top = prepared.unbind(0)
-    shared = (q, k, v, high, low, source, top, memories, normalizers, maxima, do)
+    shared = (q, k, v, high, low, source, top, memories, means, normalizers, maxima, do)
     query_gradients_kernel[(programs,)](
         *shared, rests, feedbacks, dq, rows, time, HAS_DECAY=has_decay, **options, **tiling.query.options()
     )
@@ -241,7 +242,7 @@ def _backward_op(
 
 @_backward_op.register_fake
 def _(do: Any, dmemory: Any, dnormalizer: Any, q: Any, k: Any, v: Any, *others: Any) -> Any:
-    normalize = others[6]
+    normalize = others[7]
     batch, _, head, width = q.shape
     dmemory0 = torch.empty((batch, head, width, v.shape[3]), device=q.device)
     dnormalizer0 = torch.empty((batch * int(normalize), head, width), device=q.device)

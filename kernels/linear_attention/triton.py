@@ -6,6 +6,10 @@ carried from chunk to chunk; with both at hand the gradients of queries and of k
 chunks at once, by kernels small enough for several programs to hide each other's waiting. What both need is computed
 twice: Triton 3.4 to 3.7.0 miscompile a product whose operand is the transposed result of another on Hopper.
 
+With a normaliser n, a query all but at right angles to the keys reads next to nothing, which is divided by next to
+nothing. Where products are of narrow types a memory S is therefore kept as that of the values less their weighted mean,
+S - n mean^T, and the mean beside it: where all keys are alike nothing is left of the former to be rounded.
+
 Exponents are to base two. Cumulative decays are held as a coarse part, whose sums are exact, and a fine part, so that
 differences keep their precision however strong the decay; where products round what is weighed to bfloat16 the sum
 of both serves, one number to load instead of two.
@@ -33,7 +37,8 @@ def prepare_kernel(
     """Per chunk of one sequence and all heads, to base two, head-major and padded to whole chunks:
 
     cumulative decays as `high + low`, or `high` alone; `source`, which with their end less `high`, or with their end
-    alone, is the exponent of a key's weight; and `top`, the largest exponent among the keys a query sees.
+    alone, is the exponent of a key's weight; and `top`, the largest exponent among the keys a query sees. With `high`
+    alone `low` has, in a chunk's last row, the exponent of the sum of its keys' weights.
     """
     chunks = tl.cdiv(T, CHUNK)
     batch = (tl.program_id(0) // chunks).to(tl.int64)
@@ -59,6 +64,9 @@ def prepare_kernel(
     if PRECISION == "tf32":  # beside products of narrow types one number is precise enough
         tl.store(high + out, coarse_sum + fine_sum, head < HEADS)
         tl.store(source + out, i - (coarse_sum + fine_sum), head < HEADS)
+        most = tl.max(tl.maximum(rest, FLOOR), axis=0)[None, :]
+        total = most + tl.log2(tl.maximum(tl.sum(tl.exp2(rest - most), axis=0), 1.0))[None, :]
+        tl.store(low + out, tl.broadcast_to(total, (CHUNK, BLOCK)), last & (head < HEADS))
     else:
         tl.store(high + out, coarse_sum, head < HEADS)
         tl.store(low + out, fine_sum, head < HEADS)
@@ -143,10 +151,23 @@ def _floor(stabilizer):
     return tl.exp2(-tl.minimum(stabilizer, 86.0))
 
 
+@triton.jit
+def _mean(S, n):
+    """The mean of the values in a memory: what `n` times it comes nearest to its columns."""
+    return tl.sum(S * n[:, None], axis=0) / tl.maximum(tl.sum(n * n), 2.0**-100)
+
+
+@triton.jit
+def _mass(n, k, rows):
+    """How many keys of the size of `rows` others make up a normaliser."""
+    size = tl.sum(tl.sum(tl.abs(k.to(tl.float32)), axis=1)) / rows
+    return tl.minimum(tl.sum(tl.abs(n)) / tl.maximum(size, 2.0**-60), 2.0**60)
+
+
 @triton.jit(do_not_specialize=["T"])
 def forward_kernel(
     q, k, v, high, low, source, top, memory0, normalizer0, maximum0, o, memory, normalizer, maximum, memories,
-    normalizers, maxima, T,
+    means, normalizers, maxima, T,
     SCALE: tl.constexpr, HEADS: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr,
     BV: tl.constexpr, CHUNK: tl.constexpr, Q_STRIDE: tl.constexpr, K_STRIDE: tl.constexpr, V_STRIDE: tl.constexpr,
     HAS_STATE: tl.constexpr, NORMALIZE: tl.constexpr, SAVE: tl.constexpr, READ: tl.constexpr,
@@ -155,6 +176,8 @@ def forward_kernel(
     """The memory along time, and the read-outs unless `read_kernel` does them."""
     SLICES: tl.constexpr = (V + BV - 1) // BV
     PRECISE: tl.constexpr = PRECISION != "tf32"
+    CENTRED: tl.constexpr = NORMALIZE and not PRECISE
+    value = tl.arange(0, BV)
     SCORES: tl.constexpr = "ieee" if PRECISE else PRECISION  # what they weigh may sum to nearly nothing
     first = tl.program_id(0) % SLICES * BV
     bh = (tl.program_id(0) // SLICES).to(tl.int64)
@@ -168,12 +191,17 @@ def forward_kernel(
 
     S = tl.zeros((BK, BV), tl.float32)
     n = tl.zeros((BK,), tl.float32)
+    mean = tl.zeros((BV,), tl.float32)
+    mass = tl.full((), 0.0, tl.float32)
     m = tl.full((), float("-inf"), tl.float32) if NORMALIZE else tl.full((), 0.0, tl.float32)
     if HAS_STATE:
         S = _tile(memory0 + bh * K * V + first, K, V, width, BK, BV)
         if NORMALIZE:
             n = tl.load(normalizer0 + bh * K + kk, kk < K, 0.0)
             m = tl.load(maximum0 + bh) * LOG2E
+        if CENTRED:
+            kc = _tile(k + batch * T * K_STRIDE + head * K, T, K_STRIDE, K, CHUNK, BK)
+            mean, mass = _mean(S, n), _mass(n, kc, tl.minimum(T, CHUNK))
 
     for c in tl.range(0, chunks, num_stages=STAGES):
         token = batch * T + c * CHUNK
@@ -185,8 +213,13 @@ def forward_kernel(
         vc = _tile(v + token * V_STRIDE + head * V + first, left, V_STRIDE, width, CHUNK, BV)
         h_row, l_row = _decays(high, low, g, PRECISE)
         s_row = tl.load(source + g)
+        centred = S
+        if CENTRED:
+            centred -= n[:, None] * mean[None, :]
         if SAVE:
-            _put(memories + entry * K * V + first, S, K, V, width, BK, BV)
+            _put(memories + entry * K * V + first, centred, K, V, width, BK, BV)
+            if CENTRED:
+                tl.store(means + entry * V + first + value, mean, value < width)
             if NORMALIZE:
                 tl.store(normalizers + entry * K + kk, n, kk < K)
                 tl.store(maxima + entry, m)
@@ -200,10 +233,13 @@ def forward_kernel(
             W = _weights(h_row, l_row - stabilizer, h_row, s_row, PRECISE, False, CHUNK)
             P = tl.dot(qc, tl.trans(kc), input_precision=SCORES) * W
             e = tl.exp2(reach - stabilizer)
-            h = tl.dot(qc, S.to(dtype), input_precision=PRECISION) * e[:, None]
+            h = tl.dot(qc, centred.to(dtype), input_precision=PRECISION) * e[:, None]
             h = tl.dot(P.to(dtype), vc, h, input_precision=PRECISION)
             if NORMALIZE:
-                weight = SCALE * (tl.sum(P, axis=1) + e * tl.sum(qc.to(tl.float32) * n[None, :], axis=1))
+                remembered = e * tl.sum(qc.to(tl.float32) * n[None, :], axis=1)
+                if CENTRED:
+                    h += remembered[:, None] * mean[None, :]
+                weight = SCALE * (tl.sum(P, axis=1) + remembered)
                 h *= (SCALE / tl.maximum(tl.abs(weight), _floor(stabilizer)))[:, None]
             else:
                 h *= SCALE
@@ -216,11 +252,17 @@ def forward_kernel(
             m = tl.maximum(keep, tl.load(top + last))
             keep -= m
             leave -= m
-        weighted = kc.to(tl.float32) * tl.exp2(leave)[:, None]
-        S *= tl.exp2(keep)
-        S = tl.dot(tl.trans(weighted.to(dtype)), vc, S, input_precision=PRECISION)
+        kept = tl.exp2(keep)
+        weights = tl.exp2(leave)[:, None]
+        # Values are weighed, not keys: rounding turns none, and a query all but at right angles to one stays so.
+        weighted = vc.to(tl.float32) * weights
+        if CENTRED:
+            mean = mass * kept * mean + tl.sum(weighted, axis=0)
+            mass = mass * kept + tl.exp2(tl.load(low + last) - m)
+            mean /= tl.maximum(mass, 2.0**-100)
         if NORMALIZE:
-            n = n * tl.exp2(keep) + tl.sum(weighted, axis=0)
+            n = n * kept + tl.sum(kc.to(tl.float32) * weights, axis=0)
+        S = tl.dot(tl.trans(kc), weighted.to(dtype), S * kept, input_precision=PRECISION)
 
     _put(memory + bh * K * V + first, S, K, V, width, BK, BV)
     if NORMALIZE:
@@ -230,13 +272,15 @@ def forward_kernel(
 
 @triton.jit(do_not_specialize=["T"])
 def read_kernel(
-    q, k, v, high, low, source, top, memories, normalizers, maxima, o, T,
+    q, k, v, high, low, source, top, memories, means, normalizers, maxima, o, T,
     SCALE: tl.constexpr, HEADS: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr,
     BV: tl.constexpr, CHUNK: tl.constexpr, Q_STRIDE: tl.constexpr, K_STRIDE: tl.constexpr, V_STRIDE: tl.constexpr,
     NORMALIZE: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """The read-outs of one chunk from the memory before it."""
     PRECISE: tl.constexpr = PRECISION != "tf32"
+    CENTRED: tl.constexpr = NORMALIZE and not PRECISE
+    value = tl.arange(0, BV)
     SCORES: tl.constexpr = "ieee" if PRECISE else PRECISION  # what they weigh may sum to nearly nothing
     entry = tl.program_id(0).to(tl.int64)
     chunks = tl.cdiv(T, CHUNK)
@@ -263,13 +307,19 @@ def read_kernel(
     u = tl.full((CHUNK,), SCALE, tl.float32)
     if NORMALIZE:
         n = tl.load(normalizers + entry * K + kk, kk < K, 0.0)
-        weight = SCALE * (tl.sum(P, axis=1) + e * tl.sum(qc.to(tl.float32) * n[None, :], axis=1))
+        remembered = e * tl.sum(qc.to(tl.float32) * n[None, :], axis=1)
+        weight = SCALE * (tl.sum(P, axis=1) + remembered)
         u = SCALE / tl.maximum(tl.abs(weight), _floor(stabilizer))
+        remembered *= u
     for first in tl.range(0, V, BV, num_stages=STAGES):
         S = _tile(memories + entry * K * V + first, K, V, V - first, BK, BV)
         vc = _tile(v + token * V_STRIDE + head * V + first, left, V_STRIDE, V - first, CHUNK, BV)
+        if CENTRED:
+            mean = tl.load(means + entry * V + first + value, value < V - first, 0.0)
         h = tl.dot(qc, S, input_precision=PRECISION) * e[:, None]
         h = tl.dot(P.to(vc.dtype), vc, h, input_precision=PRECISION) * u[:, None]
+        if CENTRED:
+            h += remembered[:, None] * mean[None, :]
         _put(o + token * (HEADS * V) + head * V + first, h, left, HEADS * V, V - first, CHUNK, BV)
 
 
@@ -310,7 +360,7 @@ def adjoint_kernel(
         g = entry * CHUNK + step
         last = entry * CHUNK + CHUNK - 1
         _put(dmemories + entry * K * V + first, dS, K, V, width, BK, BV)
-        qf = _tile(q + token * Q_STRIDE + head * K, left, Q_STRIDE, K, CHUNK, BK).to(tl.float32)
+        qc = _tile(q + token * Q_STRIDE + head * K, left, Q_STRIDE, K, CHUNK, BK)
         dc = _tile(do + token * DO_STRIDE + head * V + first, left, DO_STRIDE, width, CHUNK, BV)
         if NORMALIZE:
             if part == 0:
@@ -330,11 +380,11 @@ def adjoint_kernel(
             high_last, low_last = _decays(high, low, last, PRECISE)
             keep = high_last + low_last
         kept = tl.exp2(keep)
-        queries = qf * tl.exp2(reach)[:, None]
+        weights = tl.exp2(reach)[:, None]
         dS *= kept
-        dS = tl.dot(tl.trans(queries.to(dtype)), dc, dS, input_precision=PRECISION)
+        dS = tl.dot(tl.trans(qc), (dc.to(tl.float32) * weights).to(dtype), dS, input_precision=PRECISION)
         if NORMALIZE:
-            dn = dn * kept + tl.sum(queries * z[:, None], axis=0)
+            dn = dn * kept + tl.sum(qc.to(tl.float32) * (weights * z[:, None]), axis=0)
 
     _put(dmemory0 + bh * K * V + first, dS, K, V, width, BK, BV)
     if NORMALIZE:

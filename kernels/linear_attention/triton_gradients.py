@@ -24,9 +24,18 @@ def _slice(
     )
 
 
+@triton.jit
+def _inner(dS, S, n, means, value, V: tl.constexpr, CENTRED: tl.constexpr):
+    """Sum of the products of a memory's elements with those of its gradient, for the given values."""
+    S = S.to(tl.float32)
+    if CENTRED:
+        S += n[:, None] * tl.load(means + value, value < V, 0.0)[None, :]
+    return tl.sum(dS.to(tl.float32) * S)
+
+
 @triton.jit(do_not_specialize=["T"])
 def query_gradients_kernel(
-    q, k, v, high, low, source, top, memories, normalizers, maxima, do, rests, feedbacks, dq, rows, T,
+    q, k, v, high, low, source, top, memories, means, normalizers, maxima, do, rests, feedbacks, dq, rows, T,
     SCALE: tl.constexpr, HEADS: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr,
     BV: tl.constexpr, CHUNK: tl.constexpr, Q_STRIDE: tl.constexpr, K_STRIDE: tl.constexpr, V_STRIDE: tl.constexpr,
     DO_STRIDE: tl.constexpr, HAS_DECAY: tl.constexpr, NORMALIZE: tl.constexpr, PRECISION: tl.constexpr,
@@ -39,6 +48,8 @@ def query_gradients_kernel(
     gradient of the weight adds to every score's before that is multiplied by u.
     """
     PRECISE: tl.constexpr = PRECISION != "tf32"
+    CENTRED: tl.constexpr = NORMALIZE and not PRECISE
+    value = tl.arange(0, BV)
     SCORES: tl.constexpr = "ieee" if PRECISE else PRECISION  # what they weigh may sum to nearly nothing
     entry = tl.program_id(0).to(tl.int64)
     chunks = tl.cdiv(T, CHUNK)
@@ -67,6 +78,8 @@ def query_gradients_kernel(
         n = tl.load(normalizers + entry * K + kk, kk < K, 0.0)
         reach += tl.load(maxima + entry)
         stabilizer = tl.maximum(reach, tl.load(top + g))
+    if CENTRED:
+        mean = tl.load(means + entry * V + value, value < V, 0.0)
     e = tl.exp2(reach - stabilizer)
     scores = tl.dot(qc, tl.trans(kc), input_precision=SCORES)
     W = _weights(h_row, l_row - stabilizer, h_row, s_row, PRECISE, False, CHUNK)
@@ -80,10 +93,17 @@ def query_gradients_kernel(
         rest = l_row - stabilizer + tl.log2(u)
         tl.store(rests + g, rest if PRECISE else h_row + rest)
     dq_tile = tl.zeros((CHUNK, BK), tl.float32)
+    along_mean = tl.zeros((CHUNK,), tl.float32)
     for first in tl.range(0, V, BV, num_stages=STAGES):
         if V > BV:
             S, dc, vc = _slice(memory, gradient, values, first, left, K, V, BK, BV, CHUNK, DO_STRIDE, V_STRIDE)
         dq_tile = tl.dot(dc, tl.trans(S), dq_tile, input_precision=PRECISION)
+        if CENTRED:
+            if V > BV:
+                mean = tl.load(means + entry * V + first + value, value < V - first, 0.0)
+            along_mean += tl.sum(dc.to(tl.float32) * mean[None, :], axis=1)
+    if CENTRED:
+        dq_tile += along_mean[:, None] * n[None, :]
     dP = tl.zeros((CHUNK, CHUNK), tl.float32)
     for first in tl.range(0, V, BV, num_stages=STAGES):
         if V > BV:
@@ -112,8 +132,8 @@ def query_gradients_kernel(
 
 @triton.jit(do_not_specialize=["T"])
 def key_gradients_kernel(
-    q, k, v, high, low, source, top, memories, normalizers, maxima, do, rests, feedbacks, dmemories, dnormalizers,
-    dk, dv, columns, carries, totals, dgate_columns, T,
+    q, k, v, high, low, source, top, memories, means, normalizers, maxima, do, rests, feedbacks, dmemories,
+    dnormalizers, dk, dv, columns, carries, totals, dgate_columns, T,
     SCALE: tl.constexpr, HEADS: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr,
     BV: tl.constexpr, CHUNK: tl.constexpr, Q_STRIDE: tl.constexpr, K_STRIDE: tl.constexpr, V_STRIDE: tl.constexpr,
     DO_STRIDE: tl.constexpr, HAS_DECAY: tl.constexpr, HAS_GATE: tl.constexpr, NORMALIZE: tl.constexpr,
@@ -121,6 +141,8 @@ def key_gradients_kernel(
 ):  # fmt: skip
     """One chunk: gradients of its keys and values, and what they and the memory say about decays and gates."""
     PRECISE: tl.constexpr = PRECISION != "tf32"
+    CENTRED: tl.constexpr = NORMALIZE and not PRECISE
+    value = tl.arange(0, BV)
     SCORES: tl.constexpr = "ieee" if PRECISE else PRECISION  # what they weigh may sum to nearly nothing
     entry = tl.program_id(0).to(tl.int64)
     chunks = tl.cdiv(T, CHUNK)
@@ -158,8 +180,12 @@ def key_gradients_kernel(
     else:
         rest = tl.load((low if PRECISE else high) + g) + tl.log2(tl.full((), SCALE, tl.float32))
         keep = high_last + low_last
-    if HAS_DECAY:
-        dkeep = 0.0 if V > BV else tl.sum(dS.to(tl.float32) * S.to(tl.float32))
+    n = tl.zeros((BK,), tl.float32)
+    dkeep = 0.0
+    if NORMALIZE:
+        n = tl.load(normalizers + entry * K + kk, kk < K, 0.0)
+    if HAS_DECAY and V <= BV:
+        dkeep = _inner(dS, S, n, means + entry * V, value, V, CENTRED)
     a = tl.exp2(leave)
     W = _weights(h_row, rest, h_row, s_row, PRECISE, True, CHUNK)
     P = tl.dot(kc, tl.trans(qc), input_precision=SCORES) * W
@@ -180,7 +206,8 @@ def key_gradients_kernel(
     dscores = (dP * W).to(dtype)
     if NORMALIZE:
         dn = tl.load(dnormalizers + entry * K + kk, kk < K, 0.0)
-        n = tl.load(normalizers + entry * K + kk, kk < K, 0.0)
+        if V > BV:  # again, so that it is not held meanwhile
+            n = tl.load(normalizers + entry * K + kk, kk < K, 0.0)
 
     dk_tile = tl.zeros((CHUNK, BK), tl.float32)
     for first in tl.range(0, V, BV, num_stages=STAGES):
@@ -188,7 +215,7 @@ def key_gradients_kernel(
             dS, dc, vc = _slice(dmemory, gradient, values, first, left, K, V, BK, BV, CHUNK, DO_STRIDE, V_STRIDE)
             if HAS_DECAY:
                 S = _tile(memory + first, K, V, V - first, BK, BV)
-                dkeep += tl.sum(dS.to(tl.float32) * S.to(tl.float32))
+                dkeep += _inner(dS, S, n, means + entry * V, first + value, V, CENTRED)
         dv_tile = tl.dot(kc, dS, input_precision=PRECISION) * a[:, None]
         dv_tile = tl.dot(scores, dc, dv_tile, input_precision=PRECISION)
         _put(dv + token * (HEADS * V) + head * V + first, dv_tile, left, HEADS * V, V - first, CHUNK, BV)
