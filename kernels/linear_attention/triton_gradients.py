@@ -27,10 +27,9 @@ def _slice(
 @triton.jit
 def _inner(dS, S, n, means, value, V: tl.constexpr, CENTRED: tl.constexpr):
     """Sum of the products of a memory's elements with those of its gradient, for the given values."""
-    S = S.to(tl.float32)
     if CENTRED:
-        S += n[:, None] * tl.load(means + value, value < V, 0.0)[None, :]
-    return tl.sum(dS.to(tl.float32) * S)
+        S = S.to(tl.float32) + n[:, None] * tl.load(means + value, value < V, 0.0)[None, :]
+    return tl.sum(dS.to(tl.float32) * S.to(tl.float32))
 
 
 @triton.jit(do_not_specialize=["T"])
