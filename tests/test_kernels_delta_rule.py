@@ -139,10 +139,13 @@ def test_some_chunks_reflect_and_others_do_not() -> None:
         assert float((a - b).norm() / b.norm()) < TOLERANCE[NARROW][0]
 
 
-@pytest.mark.parametrize(("step", "largest", "period"), [(2, 1.9, 2), (4, 1.2, 4), (1, 2.0, 8), (2, 2.0, 4)])
-def test_small_betas_beside_large_ones_lose_no_digits(step: int, largest: float, period: int) -> None:
+@pytest.mark.parametrize(
+    ("step", "largest", "period", "width"),
+    [(2, 1.9, 2, 64), (2, 1.9, 2, 128), (4, 1.2, 4, 64), (1, 2.0, 8, 64), (2, 2.0, 4, 64)],
+)
+def test_small_betas_beside_large_ones_lose_no_digits(step: int, largest: float, period: int, width: int) -> None:
     """Also where chunks reflect, in the last two cases."""
-    inputs = _inputs(NARROW, 128 // step, step=step, **WIDE)
+    inputs = _inputs(NARROW, 128 // step, step=step, key_width=width, value_width=width)
     inputs["beta"].fill_(largest)
     small = inputs["beta"].flatten(1, 2)[:, ::period]
     small.fill_(0.05)

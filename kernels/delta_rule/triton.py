@@ -30,7 +30,7 @@ heads with such chunks have kernels of their own (REFLECTS): states and Y meet k
 multiplies; what the columns of that have in common, and what the result adds up to, is had from exact sums of W; and U
 and Y are rounded so that sums over rows stay. In other heads sums over a token's steps do. But of what rounding takes
 from other rows none gets more than its beta bears, dbeta being divided by its square (heads wider than 64 that do not
-reflect have no registers left for this).
+reflect have no registers left for this at four steps).
 
 Products are oriented (transposed, [value, row], in the first three kernels) so that a
 result is the next product's left operand without leaving its registers, and never is a product's result transposed
@@ -275,7 +275,7 @@ def forward_kernel(
     chunks = tl.cdiv(T, TOKENS)
     dtype: tl.constexpr = k.dtype.element_ty
     SPLIT: tl.constexpr = REFLECTS or dtype == tl.bfloat16
-    EVERY: tl.constexpr = BK > 64 and not REFLECTS
+    EVERY: tl.constexpr = BK > 64 and STEPS_PADDED > 2 and not REFLECTS
     if dtype != tl.float32:
         if any_reflects(reflects + head * chunks, chunks) != REFLECTS:
             return

@@ -61,7 +61,7 @@ def adjoint_kernel(
     chunks = tl.cdiv(T, TOKENS)
     dtype: tl.constexpr = k.dtype.element_ty
     SPLIT: tl.constexpr = REFLECTS or dtype == tl.bfloat16
-    EVERY: tl.constexpr = BK > 64 and not REFLECTS
+    EVERY: tl.constexpr = BK > 64 and STEPS_PADDED > 2 and not REFLECTS
     # Where decay is strong, its gradient hangs on sums over a token's steps; of wide heads on a pair's, for the time.
     GROUP: tl.constexpr = 8 if REFLECTS else STEPS_PADDED if BK <= 64 else min(STEPS_PADDED, 2)
     if dtype != tl.float32:
