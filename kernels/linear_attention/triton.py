@@ -159,7 +159,7 @@ def _mean(S, n):
 
 @triton.jit
 def _mass(n, k, rows):
-    """How many keys of the size of `rows` others make up a normaliser."""
+    """How many keys of the mean size of `k`, which has `rows`, make up a normaliser."""
     size = tl.sum(tl.sum(tl.abs(k.to(tl.float32)), axis=1)) / rows
     return tl.minimum(tl.sum(tl.abs(n)) / tl.maximum(size, 2.0**-60), 2.0**60)
 
