@@ -324,9 +324,9 @@ def _write(rows: list[Row], run: dict[str, Any], folder: Path) -> None:
         pd.DataFrame([{**line, **run} for line in lines]).to_csv(partial, index=False)
     timed = [(f"{r.op}\n{r.case}", r.both, r.both_floor, best_peer(r)) for r in rows if r.both and r.both_floor]
     if timed:
-        size = tuple(run[name] for name in ("batch", "length", "heads", "width"))
+        title = "{machine}, {dtype}: {batch} series of {length}, {heads} heads of {width}".format(**run)
         with writing(folder / "benchmark.png") as partial:
-            plot_benchmark(timed, f"{run['machine']}, {run['dtype']}, {size}", partial)
+            plot_benchmark(timed, title, partial)
 
 
 def _lines(row: Row) -> list[dict[str, Any]]:
