@@ -35,10 +35,11 @@ def largest_error(op: Op, inputs: dict[str, Any]) -> tuple[str, float]:
     exact, found = leaves(op.reference(**exact_inputs)), leaves(op.function(**own_inputs))
     generator = torch.Generator(exact[0].device).manual_seed(1)
     weights = [torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device) for x in exact]
-    weights = [w.to(x.dtype) for w, x in zip(weights, found, strict=True)]  # these are inputs, too
-    gradients = torch.autograd.grad(found, own_leaves, weights, allow_unused=True)
-    doubled = [w.to(x.dtype) for w, x in zip(weights, exact, strict=True)]
-    exact += torch.autograd.grad(exact, exact_leaves, doubled)
+    rounded = [w.to(x.dtype) for w, x in zip(weights, found, strict=True)]
+    gradients = torch.autograd.grad(found, own_leaves, rounded, allow_unused=True)
+    # Inputs, too, the same for both: what they lose in rounding is no error of the op's.
+    weights = [w.to(x.dtype) for w, x in zip(rounded, exact, strict=True)]
+    exact += torch.autograd.grad(exact, exact_leaves, weights)
     narrowest = max((TOLERANCE[torch.empty(0, dtype=x.dtype).real.dtype] for x in own_leaves), default=1e-5)
     names = [f"result {i}" for i in range(len(weights))] + [
         f"gradient of {name}" for name, x in inputs.items() for _ in leaves(x)
