@@ -197,6 +197,28 @@ def test_mlstm_narrow_along_one_key(noise: float, decay: float) -> None:
     check_from(maximum, late | {"initial_state": tuple(state)}, torch.bfloat16)
 
 
+ALONG = {"random": (0.0, 1.0), "smooth": (1.0, 0.05), "constant": (1.0, 0.01)}
+"""How much all keys have in common, and how much each has, or each step of the path they are on, of its own."""
+
+
+@pytest.mark.parametrize("decay", [None, 1e-3, 0.1, 1.0, 8.0] if DEVICE == "cuda" else [None, 8.0])
+@pytest.mark.parametrize("keys", ALONG)
+def test_mlstm_narrow_over_a_grid(keys: str, decay: float | None) -> None:
+    """Lengths about a chunk's and long ones (in the interpreter, which is slow, none), from a state and from none."""
+    for length in (1, 7, 63, 64, 65, 1000) if DEVICE == "cuda" else (1, 7, 65):
+        inputs = attention_inputs(length, 64, 64, heads=4)
+        common, own = ALONG[keys]
+        path = inputs["key"].cumsum(1) if keys == "smooth" else inputs["key"]
+        inputs["key"] = common * normal(1, 1, 4, 64, seed=5) + own * path
+        inputs["input_gate"] = normal(1, length, 4, seed=4)
+        if decay is None:
+            del inputs["log_decay"]
+        else:
+            inputs["log_decay"] = decay * F.logsigmoid(normal(1, length, 4, seed=3))
+        for some in (inputs, without(inputs, "initial_state")):
+            check(fused_attention, linear_attention, some, torch.bfloat16, normalize=True)
+
+
 @pytest.mark.parametrize("length", [1, 17, 64])
 def test_sums_without_a_normaliser(length: int) -> None:
     inputs = attention_inputs(length)

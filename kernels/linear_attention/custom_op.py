@@ -208,7 +208,7 @@ def _backward_op(
     do: Tensor, dmemory: Tensor | None, dnormalizer: Tensor | None, q: Tensor, k: Tensor, v: Tensor,
     memories: Tensor, means: Tensor, normalizers: Tensor, maxima: Tensor, prepared: Tensor, has_decay: bool,
     has_gate: bool, normalize: bool, scale: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     q, k, v, do = token_rows(q), token_rows(k), token_rows(v), token_rows(do)
     tiling = _tiling(q, v)
     options = _options(q, k, v, tiling) | {"SCALE": scale, "DO_STRIDE": do.stride(1), "NORMALIZE": normalize}
@@ -228,16 +228,19 @@ def _backward_op(
     dmemories, dnormalizers, dmemory0, dnormalizer0 = _adjoint(
         q, do, (dmemory, dnormalizer), memories, normalizers, inputs, options, tiling.adjoint
     )
-    has = {"HAS_DECAY": has_decay, "HAS_GATE": has_gate}
     key_gradients_kernel[(programs,)](
         *shared, rests, feedbacks, dmemories, dnormalizers, dk, dv, columns, carries, totals, dgate_columns, time,
-        **has, **options, **tiling.key.options(),
+        HAS_DECAY=has_decay or normalize, HAS_GATE=has_gate, **options, **tiling.key.options(),
     )  # fmt: skip
     finish_kernel[(batch * chunks,)](
-        rows, columns, carries, totals, dgate_columns, ddecay, dgate, time, HEADS=head,
-        BLOCK=triton.next_power_of_2(head), CHUNK=tiling.chunk, num_warps=_gate_warps(head), **has,
+        rows, columns, carries, totals, dgate_columns, ddecay, dgate, time, HEADS=head, HAS_DECAY=has_decay,
+        HAS_GATE=has_gate, BLOCK=triton.next_power_of_2(head), CHUNK=tiling.chunk, num_warps=_gate_warps(head),
     )  # fmt: skip
-    return dq, dk, dv, ddecay, dgate, dmemory0, dnormalizer0
+    through_state = q.new_empty(0, dtype=torch.float32)
+    if normalize and dmemory is not None:
+        of_chunks = carries.view(batch, head, chunks, -1).sum(-1) + totals.view(batch, head, chunks)
+        through_state = of_chunks[..., -1].clone()
+    return dq, dk, dv, ddecay, dgate, dmemory0, dnormalizer0, through_state
 
 
 @_backward_op.register_fake
@@ -246,7 +249,8 @@ def _(do: Any, dmemory: Any, dnormalizer: Any, q: Any, k: Any, v: Any, *others: 
     batch, _, head, width = q.shape
     dmemory0 = torch.empty((batch, head, width, v.shape[3]), device=q.device)
     dnormalizer0 = torch.empty((batch * int(normalize), head, width), device=q.device)
-    return *_gradients(q, v), dmemory0, dnormalizer0
+    through_state = torch.empty((batch, head) if normalize and dmemory is not None else 0, device=q.device)
+    return *_gradients(q, v), dmemory0, dnormalizer0, through_state
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -266,24 +270,29 @@ def _differentiate(
     contiguous = [None if x is None else x.contiguous() for x in (dmemory, dnormalizer)]
     has = decay is not None, gate is not None
     found = _backward_op(do, *contiguous, q, k, v, *state[3:], *has, ctx.normalize, ctx.scale)
-    dq, dk, dv, ddecay, dgate, dmemory0, dnormalizer0 = found
+    dq, dk, dv, ddecay, dgate, dmemory0, dnormalizer0, through_state = found
     dmaximum0 = None
     if maximum0 is not None:
-        dmaximum0 = (dmemory0 * memory0).sum((-1, -2)) + (dnormalizer0 * normalizer0).sum(-1)
+        dmaximum0 = _inner(dmemory0, memory0) + _inner(dnormalizer0, normalizer0)
     if ctx.normalize and any(x is not None for x in (dmemory, dnormalizer, dmaximum)):
-        excess = torch.zeros_like(state[2]) if dmaximum is None else dmaximum
-        for gradient, member in zip((dmemory, dnormalizer), state[:2], strict=True):
-            if gradient is not None:
-                excess = excess - (gradient * member).flatten(2).sum(-1)
+        direct = torch.zeros_like(state[2]) if dmaximum is None else dmaximum
         late, chosen, from_start = _through_maximum(q, decay, gate, maximum0)
+        # The maximum undoes what the gate it is of does to the state; in narrow types sums of one rounding cancel.
+        excess = direct if dmemory is None else direct - through_state
         ddecay, dgate = ddecay + late * excess[:, None], dgate + chosen * excess[:, None]
         if dmaximum0 is not None:
-            dmaximum0 = dmaximum0 + from_start * excess
+            exact = direct - _inner(dmemory, state[0]) - _inner(dnormalizer, state[1])
+            dmaximum0 = dmaximum0 + from_start * exact
     return (
         dq, dk, dv, None if decay is None else ddecay, None if gate is None else dgate,
         None if memory0 is None else dmemory0, None if normalizer0 is None else dnormalizer0, dmaximum0,
         None, None, None,
     )  # fmt: skip
+
+
+def _inner(gradient: Tensor | None, member: Tensor) -> Tensor:
+    """Sum of products per head; zero without a gradient."""
+    return member.new_zeros(member.shape[:2]) if gradient is None else (gradient * member).flatten(2).sum(-1)
 
 
 def _through_maximum(

@@ -262,7 +262,10 @@ def forward_kernel(
             mean /= tl.maximum(mass, 2.0**-100)
         if NORMALIZE:
             n = n * kept + tl.sum(kc.to(tl.float32) * weights, axis=0)
-        S = tl.dot(tl.trans(kc), weighted.to(dtype), S * kept, input_precision=PRECISION)
+        rounded = weighted.to(dtype)
+        S = tl.dot(tl.trans(kc), rounded, S * kept, input_precision=PRECISION)
+        if CENTRED:
+            S = tl.dot(tl.trans(kc), (weighted - rounded.to(tl.float32)).to(dtype), S)
 
     _put(memory + bh * K * V + first, S, K, V, width, BK, BV)
     if NORMALIZE:
@@ -382,7 +385,11 @@ def adjoint_kernel(
         kept = tl.exp2(keep)
         weights = tl.exp2(reach)[:, None]
         dS *= kept
-        dS = tl.dot(tl.trans(qc), (dc.to(tl.float32) * weights).to(dtype), dS, input_precision=PRECISION)
+        weighted = dc.to(tl.float32) * weights
+        rounded = weighted.to(dtype)
+        dS = tl.dot(tl.trans(qc), rounded, dS, input_precision=PRECISION)
+        if NORMALIZE and not PRECISE:
+            dS = tl.dot(tl.trans(qc), (weighted - rounded.to(tl.float32)).to(dtype), dS)
         if NORMALIZE:
             dn = dn * kept + tl.sum(qc.to(tl.float32) * (weights * z[:, None]), axis=0)
 
