@@ -237,7 +237,7 @@ def _backward_op(
         HAS_GATE=has_gate, BLOCK=triton.next_power_of_2(head), CHUNK=tiling.chunk, num_warps=_gate_warps(head),
     )  # fmt: skip
     through_state = q.new_empty(0, dtype=torch.float32)
-    if normalize and dmemory is not None:
+    if normalize and dmemory is not None:  # sum of the last state and its gradient, both as rounded for the kernels
         of_chunks = carries.view(batch, head, chunks, -1).sum(-1) + totals.view(batch, head, chunks)
         through_state = of_chunks[..., -1].clone()
     return dq, dk, dv, ddecay, dgate, dmemory0, dnormalizer0, through_state
@@ -277,7 +277,7 @@ def _differentiate(
     if ctx.normalize and any(x is not None for x in (dmemory, dnormalizer, dmaximum)):
         direct = torch.zeros_like(state[2]) if dmaximum is None else dmaximum
         late, chosen, from_start = _through_maximum(q, decay, gate, maximum0)
-        # The maximum undoes what the gate it is of does to the state; in narrow types sums of one rounding cancel.
+        # A gate that makes the maximum does nothing to the state: what the two do cancels, in sums of one rounding.
         excess = direct if dmemory is None else direct - through_state
         ddecay, dgate = ddecay + late * excess[:, None], dgate + chosen * excess[:, None]
         if dmaximum0 is not None:

@@ -8,7 +8,8 @@ twice: Triton 3.4 to 3.7.0 miscompile a product whose operand is the transposed 
 
 With a normaliser n, a query all but at right angles to the keys reads next to nothing, which is divided by next to
 nothing. Where products are of narrow types a memory S is therefore kept as that of the values less their weighted mean,
-S - n mean^T, and the mean beside it: where all keys are alike nothing is left of the former to be rounded.
+S - n mean^T, and the mean beside it: where all keys are alike nothing is left of the former to be rounded. And values
+and gradients, once weighed, meet keys and queries in two narrow parts.
 
 Exponents are to base two. Cumulative decays are held as a coarse part, whose sums are exact, and a fine part, so that
 differences keep their precision however strong the decay; where products round what is weighed to bfloat16 the sum
