@@ -237,9 +237,9 @@ def _backward_op(
         HAS_GATE=has_gate, BLOCK=triton.next_power_of_2(head), CHUNK=tiling.chunk, num_warps=_gate_warps(head),
     )  # fmt: skip
     through_state = q.new_empty(0, dtype=torch.float32)
-    if normalize and dmemory is not None:  # sum of the last state and its gradient, both as rounded for the kernels
-        of_chunks = carries.view(batch, head, chunks, -1).sum(-1) + totals.view(batch, head, chunks)
-        through_state = of_chunks[..., -1].clone()
+    if normalize and dmemory is not None:  # the last state's product with its gradient, of what the kernels rounded
+        of_last_keys = carries.view(batch, head, chunks, -1)[:, :, -1].sum(-1)
+        through_state = of_last_keys + totals.view(batch, head, chunks)[..., -1]
     return dq, dk, dv, ddecay, dgate, dmemory0, dnormalizer0, through_state
 
 

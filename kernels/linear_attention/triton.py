@@ -153,6 +153,12 @@ def _floor(stabilizer):
 
 
 @triton.jit
+def _rest(x, rounded):
+    """What rounding took from `x`, rounded likewise."""
+    return (x - rounded.to(tl.float32)).to(rounded.dtype)
+
+
+@triton.jit
 def _mean(S, n):
     """The mean of the values in a memory: what `n` times it comes nearest to its columns."""
     return tl.sum(S * n[:, None], axis=0) / tl.maximum(tl.sum(n * n), 2.0**-100)
@@ -266,7 +272,7 @@ def forward_kernel(
         rounded = weighted.to(dtype)
         S = tl.dot(tl.trans(kc), rounded, S * kept, input_precision=PRECISION)
         if CENTRED:
-            S = tl.dot(tl.trans(kc), (weighted - rounded.to(tl.float32)).to(dtype), S)
+            S = tl.dot(tl.trans(kc), _rest(weighted, rounded), S)
 
     _put(memory + bh * K * V + first, S, K, V, width, BK, BV)
     if NORMALIZE:
@@ -390,7 +396,7 @@ def adjoint_kernel(
         rounded = weighted.to(dtype)
         dS = tl.dot(tl.trans(qc), rounded, dS, input_precision=PRECISION)
         if NORMALIZE and not PRECISE:
-            dS = tl.dot(tl.trans(qc), (weighted - rounded.to(tl.float32)).to(dtype), dS)
+            dS = tl.dot(tl.trans(qc), _rest(weighted, rounded), dS)
         if NORMALIZE:
             dn = dn * kept + tl.sum(qc.to(tl.float32) * (weights * z[:, None]), axis=0)
 

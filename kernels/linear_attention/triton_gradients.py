@@ -8,7 +8,7 @@ known, so that three programs fit a multiprocessor at width 64.
 import triton
 import triton.language as tl
 
-from tsseq.kernels.linear_attention.triton import _decays, _floor, _leave, _put, _tile, _weights
+from tsseq.kernels.linear_attention.triton import _decays, _floor, _leave, _put, _rest, _tile, _weights
 
 
 @triton.jit
@@ -124,7 +124,7 @@ def query_gradients_kernel(
     dq_tile *= e[:, None]
     if NORMALIZE and not PRECISE:
         # Where keys are nearly equal a read-out hardly depends on its query, and the sum below cancels.
-        dq_tile = tl.dot((dscores - rounded.to(tl.float32)).to(dtype), kc, dq_tile)
+        dq_tile = tl.dot(_rest(dscores, rounded), kc, dq_tile)
     dq_tile = tl.dot(rounded, kc, dq_tile, input_precision=PRECISION) * u[:, None]
     _put(dq + token * (HEADS * K) + head * K, dq_tile, left, HEADS * K, K, CHUNK, BK)
 
