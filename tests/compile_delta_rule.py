@@ -18,7 +18,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))
 from tsseq.kernels import delta_rule  # noqa: E402
 from tsseq.kernels.delta_rule import custom_op  # noqa: E402
 
-NAMES = ("solve_kernel", "forward_kernel", "adjoint_kernel", "gradient_kernel")
+NAMES = ("solve_kernel", "forward_kernel", "adjoint_kernel", "gradient_kernel", "one_key_kernel")
 LAUNCHES = ((64, 1, torch.bfloat16, (80, 90)), (128, 4, torch.bfloat16, (90,)), (32, 2, torch.float32, (80, 90)))
 
 
@@ -36,7 +36,7 @@ def main() -> None:
             with patch.multiple(custom_op, **found, **recorders):
                 output, state = custom_op.delta_rule_triton(**inputs, save=True)
                 (output.sum() + state.sum()).backward()
-            for name in NAMES[1:3] if reflects else NAMES:
+            for name in NAMES[1:3] if reflects else NAMES[: 4 + (dtype != torch.float32)]:
                 label = f"sm_{architecture} {str(dtype)[6:]}, width {width}, {step} steps, {name}"
                 label += " where betas are near two" * reflects
                 print(f"{label}: {recorders[name].compile(architecture)}", flush=True)

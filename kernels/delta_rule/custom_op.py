@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tsseq.kernels.delta_rule.triton import forward_kernel
 from tsseq.kernels.delta_rule.triton_gradients import adjoint_kernel, gradient_kernel
+from tsseq.kernels.delta_rule.triton_one_key import one_key_kernel
 from tsseq.kernels.delta_rule.triton_solve import solve_kernel
 from tsseq.kernels.layout import token_rows
 from tsseq.kernels.precision import precision
@@ -94,14 +95,14 @@ def _forward(
     q, k, v, beta = token_rows(q), token_rows(k), token_rows(v), token_rows(beta)
     log_decay = None if log_decay is None else token_rows(log_decay)
     initial = None if initial is None else initial.contiguous()
-    output, final, w, sums, kept, u, states, cumulated, reflects = _allocate(q, k, v, log_decay, save)
+    output, final, w, sums, kept, u, states, cumulated, kinds = _allocate(q, k, v, log_decay, save)
     shape = _shape(q, k, v)
     launch = _launch(k, v)
     batch, time, head, _ = q.shape
     flags = {"HAS_DECAY": log_decay is not None, "PRECISION": precision(q.dtype)}
     solve_shape = {name: x for name, x in shape.items() if name not in ("V", "BV")}
     solve_kernel[(batch * head * w.shape[2],)](
-        k, beta, q if log_decay is None else log_decay, w, sums, kept, cumulated, reflects, time,
+        k, beta, q if log_decay is None else log_decay, w, sums, kept, cumulated, kinds, time,
         K_STRIDE=k.stride(1), B_STRIDE=beta.stride(1), G_STRIDE=_stride(log_decay), **solve_shape, **flags,
         SMALLEST=_smallest_beta(q), num_warps=1,
     )  # fmt: skip
@@ -109,12 +110,12 @@ def _forward(
     slices = -(-v.shape[-1] // shape["BV"])
     for reflecting in _reflecting(q):
         forward_kernel[(batch * head * slices,)](
-            q, k, v, cumulated, w, sums, kept, reflects, q if initial is None else initial, output, final, u, states,
+            q, k, v, cumulated, w, sums, kept, kinds, q if initial is None else initial, output, final, u, states,
             time, Q_STRIDE=q.stride(1), K_STRIDE=k.stride(1), V_STRIDE=v.stride(1), **shape, **flags,
             HAS_INITIAL=initial is not None, SAVE=save, REFLECTS=reflecting, STAGES=launch.forward_stages,
             REREAD=_reread(q), num_warps=launch.warps,
         )  # fmt: skip
-    return output, final, w, sums, kept, u, states, cumulated, reflects
+    return output, final, w, sums, kept, u, states, cumulated, kinds
 
 
 @_forward.register_fake
@@ -130,6 +131,7 @@ def _backward(
     grad_final: Tensor | None,
     q: Tensor,
     k: Tensor,
+    v: Tensor,
     beta: Tensor,
     log_decay: Tensor | None,
     w: Tensor,
@@ -138,10 +140,10 @@ def _backward(
     u: Tensor,
     states: Tensor,
     cumulated: Tensor,
-    reflects: Tensor,
+    kinds: Tensor,
     has_initial: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    q, k, beta, grad_output = token_rows(q), token_rows(k), token_rows(beta), token_rows(grad_output)
+    q, k, v, beta, grad_output = (token_rows(x) for x in (q, k, v, beta, grad_output))
     grad_final = None if grad_final is None else grad_final.contiguous()
     gradients = _allocate_gradients(q, k, beta, log_decay, u, has_initial)
     dq, dk, dv, dbeta, dlog_decay, dinitial = gradients
@@ -156,7 +158,7 @@ def _backward(
     values = min(shape["BV"], launch.values)
     for reflecting in _reflecting(q):
         adjoint_kernel[(batch * head * -(-u.shape[-1] // values),)](
-            q, k, cumulated, w, sums, kept, reflects, grad_output, q if grad_final is None else grad_final, dv,
+            q, k, cumulated, w, sums, kept, kinds, grad_output, q if grad_final is None else grad_final, dv,
             grad_states, dinitial, time, HAS_GRAD_FINAL=grad_final is not None, REFLECTS=reflecting,
             STAGES=launch.adjoint_stages, PREFETCH=ASSEMBLY and launch.prefetch, num_warps=launch.warps, **flags,
             **(shape | {"BV": values}),
@@ -175,6 +177,12 @@ def _backward(
     )  # fmt: skip
     if in_slices is not dlog_decay:
         dlog_decay.copy_(in_slices.sum(2))
+    if q.dtype != torch.float32:
+        one_key_kernel[(batch * head,)](
+            q, k, v, beta, cumulated, w, kinds, u, states, grad_output, dv, grad_states, dq, dlog_decay, time,
+            V_STRIDE=v.stride(1), B_STRIDE=beta.stride(1), SMALLEST=_smallest_beta(q),
+            num_warps=4, **flags, **_shape(q, k, u) | {"BV": min(shape["BV"], 32)},
+        )  # fmt: skip
     return gradients
 
 
@@ -184,6 +192,7 @@ def _backward_fake(
     grad_final: Tensor | None,
     q: Tensor,
     k: Tensor,
+    v: Tensor,
     beta: Tensor,
     log_decay: Tensor | None,
     w: Tensor,
@@ -192,27 +201,27 @@ def _backward_fake(
     u: Tensor,
     states: Tensor,
     cumulated: Tensor,
-    reflects: Tensor,
+    kinds: Tensor,
     has_initial: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     return _allocate_gradients(q, k, beta, log_decay, u, has_initial)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    q, k, _, beta, log_decay, initial, save = inputs
+    q, k, v, beta, log_decay, initial, save = inputs
     assert save, "gradients need save=True"
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(q, k, beta, log_decay, *output[2:])
+    ctx.save_for_backward(q, k, v, beta, log_decay, *output[2:])
     ctx.initial_dtype = None if initial is None else initial.dtype
 
 
 def _differentiate(ctx: Any, grad_output: Tensor | None, grad_final: Tensor | None, *_: None) -> tuple[Any, ...]:
-    q, k, beta, log_decay, w, sums, kept, u, states, cumulated, reflects = ctx.saved_tensors
+    q, k, v, beta, log_decay, w, sums, kept, u, states, cumulated, kinds = ctx.saved_tensors
     if grad_output is None:
         grad_output = u.new_zeros(*q.shape[:-1], u.shape[-1])
     has_initial = ctx.initial_dtype is not None
     dq, dk, dv, dbeta, dlog_decay, dinitial = _backward(
-        grad_output, grad_final, q, k, beta, log_decay, w, sums, kept, u, states, cumulated, reflects, has_initial
+        grad_output, grad_final, q, k, v, beta, log_decay, w, sums, kept, u, states, cumulated, kinds, has_initial
     )
     return (
         dq,
@@ -232,7 +241,8 @@ def _allocate(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, save: b
     """Output, final state, and what the backward pass reads.
 
     That is W, sums of its rows and columns, bits of the rows whose loss in rounding is kept in another, U, the
-    state each chunk starts from, the logarithm (base 2) of a chunk's decay up to each token, and whether it reflects.
+    state each chunk starts from, the logarithm (base 2) of a chunk's decay up to each token, and the chunk's kind (see
+    `solve_kernel`).
     """
     batch, time, head, key_width = q.shape
     value_width = v.shape[-1]

@@ -28,16 +28,15 @@ slower, the more of that is taken.
 Betas near two reflect: what rounding leaves out, no step shrinks, and along one key it is the same in every chunk. So
 heads with such chunks have kernels of their own (REFLECTS): states and Y meet keys in two parts, as does W what it
 multiplies; what the columns of that have in common, and what the result adds up to, is had from exact sums of W; and U
-and Y are rounded so that sums over rows stay. In other heads sums over a token's steps do. But of what rounding takes
-from other rows none gets more than its beta bears, dbeta being divided by its square (heads wider than 64 that do not
-reflect have no registers left for this at four steps).
+and Y are rounded so that sums over rows stay. But of what rounding takes from other rows none gets more than its beta
+bears, dbeta being divided by its square. Where keys are nearly one, `triton_one_key.py` corrects gradients afterwards.
 
-Products are oriented (transposed, [value, row], in the first three kernels) so that a
-result is the next product's left operand without leaving its registers, and never is a product's result transposed
-into an operand: Triton 3.4 to 3.7.0 miscompiles that on Hopper (but not for the one warp of a solve). A register that a
-loop spills costs more than it seems: what is loaded back comes after all that is on its way from memory. Three stages
-of loads are far better than two, which Triton issues only just before they are waited for; but two programs must still
-fit a multiprocessor's shared memory.
+Products are oriented (transposed, [value, row], in the first three kernels) so that a result is the next product's left
+operand without leaving its registers, and never is a product's result transposed into an operand: Triton 3.4 to 3.7.0
+miscompiles that on Hopper (but not for the one warp of a solve). A register that a loop spills costs more than it
+seems: what is loaded back comes after all that is on its way from memory. Three stages of loads are far better than
+two, which Triton issues only just before they are waited for; but two programs must still fit a multiprocessor's shared
+memory.
 """
 
 import triton
@@ -102,30 +101,23 @@ def kept_columns(kept, x):
 
 
 @triton.jit
-def round_sums(x, kept, dtype: tl.constexpr, GROUP: tl.constexpr, EVERY: tl.constexpr):
-    """`x` rounded so that sums over GROUP rows of a chunk (here columns) stay; with eight, over more of them, too.
+def round_sums(x, kept, dtype: tl.constexpr):
+    """`x` rounded so that sums over eight rows of a chunk (here columns), and over more of them, stay.
 
     Updates along one key all but cancel. Of a token's steps the first keeps the sum: the others shrink what goes back
     through it, so it has the finest digits (and is never a step that only pads). But it keeps no more than it can
-    bear, if not EVERY loss: `kept` points to bits of odd rows and of even ones. So a product's result lies in
-    registers: a thread has a pair of every eight columns, three neighbours the others.
+    bear: `kept` points to bits of odd rows and of even ones. So a product's result lies in registers: a thread has a
+    pair of every eight columns, three neighbours the others.
     """
-    if GROUP == 1 or dtype == x.dtype:
-        return x.to(dtype)
-    else:
-        even, odd = tl.split(tl.reshape(x, [x.shape[0], x.shape[1] // 2, 2]))
-        rounded = odd.to(dtype)
-        lost = odd - rounded.to(x.dtype)
-        even += lost if EVERY else lost * kept_columns(kept, odd)
-        if GROUP >= 4:
-            kept_even = kept_columns(kept + 1, even)
-            even = give_to_first(even, kept_even, dtype, 2)
-        if GROUP >= 8:
-            even = tl.reshape(give_to_first(even, kept_even, dtype, 4), [x.shape[0], x.shape[1] // 8, 4])
-            none = tl.zeros([x.shape[0], 4], x.dtype)
-            even, _ = round_in_turn(even, tl.reshape(kept_even, even.shape), none, dtype)
-            even = tl.reshape(even, rounded.shape)
-        return tl.reshape(tl.join(even.to(dtype), rounded), x.shape)
+    even, odd = tl.split(tl.reshape(x, [x.shape[0], x.shape[1] // 2, 2]))
+    rounded = odd.to(dtype)
+    even += (odd - rounded.to(x.dtype)) * kept_columns(kept, odd)
+    kept_even = kept_columns(kept + 1, even)
+    even = give_to_first(even, kept_even, dtype, 2)
+    even = tl.reshape(give_to_first(even, kept_even, dtype, 4), [x.shape[0], x.shape[1] // 8, 4])
+    none = tl.zeros([x.shape[0], 4], x.dtype)
+    even, _ = round_in_turn(even, tl.reshape(kept_even, even.shape), none, dtype)
+    return tl.reshape(tl.join(tl.reshape(even, rounded.shape), rounded), x.shape)
 
 
 @triton.jit
@@ -150,7 +142,7 @@ def float_product_with_solve(a, w, SPLIT: tl.constexpr, PRECISION: tl.constexpr)
 
 @triton.jit
 def close_product_with_solve(
-    a, w, sums, reflects, chunk, live, rows, ROW_SUMS: tl.constexpr, R: tl.constexpr, PRECISION: tl.constexpr
+    a, w, sums, kinds, chunk, live, rows, ROW_SUMS: tl.constexpr, R: tl.constexpr, PRECISION: tl.constexpr
 ):
     """The same, but in a chunk that reflects exact `sums` of W take part, as W's error is the same in every chunk.
 
@@ -159,7 +151,7 @@ def close_product_with_solve(
     `live`, add up to is all that lasts: it is had from `a` and the other sums. In memory they are by blocks.
     """
     sums += chunk * (R // 16 * 2 * R)
-    reflecting = tl.load(reflects + chunk) != 0
+    reflecting = tl.load(kinds + chunk) % 2 != 0
     r = tl.arange(0, R)
     block = tl.arange(0, R // 16)[:, None]
     at = sums + block * R + r[None, :]
@@ -238,13 +230,13 @@ def tile_mask(rows, columns, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def any_reflects(reflects, chunks):
+def any_reflects(kinds, chunks):
     """Whether one of a head's chunks does; the last, which may be of a few rows, counts where there is no other."""
     found = 0
     counted = tl.maximum(chunks - 1, 1)
     for start in range(0, counted, 32):
         chunk = start + tl.arange(0, 32)
-        found = tl.maximum(found, tl.max(tl.load(reflects + chunk, chunk < counted, 0).to(tl.int32)))
+        found = tl.maximum(found, tl.max(tl.load(kinds + chunk, chunk < counted, 0).to(tl.int32) % 2))
     return found != 0
 
 
@@ -257,7 +249,7 @@ def load_solve(w, chunk, r, row, R: tl.constexpr):
 
 @triton.jit(do_not_specialize=["T"])
 def forward_kernel(
-    q, k, v, cumulated, w, sums, kept, reflects, initial_state, output, final_state, u, states, T,
+    q, k, v, cumulated, w, sums, kept, kinds, initial_state, output, final_state, u, states, T,
     Q_STRIDE: tl.constexpr, K_STRIDE: tl.constexpr, V_STRIDE: tl.constexpr, H: tl.constexpr, N: tl.constexpr,
     K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, TOKENS: tl.constexpr,
     STEPS_PADDED: tl.constexpr,
@@ -275,9 +267,8 @@ def forward_kernel(
     chunks = tl.cdiv(T, TOKENS)
     dtype: tl.constexpr = k.dtype.element_ty
     SPLIT: tl.constexpr = REFLECTS or dtype == tl.bfloat16
-    EVERY: tl.constexpr = BK > 64 and STEPS_PADDED > 2 and not REFLECTS
     if dtype != tl.float32:
-        if any_reflects(reflects + head * chunks, chunks) != REFLECTS:
+        if any_reflects(kinds + head * chunks, chunks) != REFLECTS:
             return
 
     r = tl.arange(0, R)
@@ -345,14 +336,12 @@ def forward_kernel(
         w_c = load_solve(w, head * chunks + c, r, r + zero, R)
         if REFLECTS:
             rows = tl.minimum(left, TOKENS) * N
-            update = close_product_with_solve(x, w_c, sums, reflects, head * chunks + c, live, rows, True, R, PRECISION)
+            update = close_product_with_solve(x, w_c, sums, kinds, head * chunks + c, live, rows, True, R, PRECISION)
         else:
             update = float_product_with_solve(x, w_c, False, PRECISION)
         if SAVE:
             at_u = u + (first * N * H + h) * V + (row[None, :] * (H * V) + vv[:, None])
-            # dQ hangs on these sums; of two steps, for the time, little enough to do without.
-            group: tl.constexpr = 8 if REFLECTS else max(STEPS_PADDED // 2, 1)
-            rounded = round_sums(update, kept + (head * chunks + c) * 2, dtype, group, EVERY)
+            rounded = round_sums(update, kept + (head * chunks + c) * 2, dtype) if REFLECTS else update.to(dtype)
             tl.store(at_u, rounded, live[None, :] & (vv < V)[:, None])
 
         o += product(update, p, PRECISION)

@@ -44,7 +44,7 @@ def prefetch_rows(
 
 @triton.jit(do_not_specialize=["T"])
 def adjoint_kernel(
-    q, k, cumulated, w, sums, kept, reflects, grad_output, grad_final, grad_v, grad_states, grad_initial, T,
+    q, k, cumulated, w, sums, kept, kinds, grad_output, grad_final, grad_v, grad_states, grad_initial, T,
     Q_STRIDE: tl.constexpr, K_STRIDE: tl.constexpr, O_STRIDE: tl.constexpr, H: tl.constexpr,
     N: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, TOKENS: tl.constexpr,
     STEPS_PADDED: tl.constexpr, HAS_DECAY: tl.constexpr, HAS_INITIAL: tl.constexpr, HAS_GRAD_FINAL: tl.constexpr,
@@ -61,11 +61,8 @@ def adjoint_kernel(
     chunks = tl.cdiv(T, TOKENS)
     dtype: tl.constexpr = k.dtype.element_ty
     SPLIT: tl.constexpr = REFLECTS or dtype == tl.bfloat16
-    EVERY: tl.constexpr = BK > 64 and STEPS_PADDED > 2 and not REFLECTS
-    # Where decay is strong, its gradient hangs on sums over a token's steps; of wide heads on a pair's, for the time.
-    GROUP: tl.constexpr = 8 if REFLECTS else STEPS_PADDED if BK <= 64 else min(STEPS_PADDED, 2)
     if dtype != tl.float32:
-        if any_reflects(reflects + head * chunks, chunks) != REFLECTS:
+        if any_reflects(kinds + head * chunks, chunks) != REFLECTS:
             return
 
     r = tl.arange(0, R)
@@ -127,11 +124,11 @@ def adjoint_kernel(
         w_t = load_solve(w, head * chunks + c, r, r + zero, R)
         if REFLECTS:
             at, rows = head * chunks + c, tl.minimum(left, TOKENS) * N
-            y = close_product_with_solve(du, tl.trans(w_t), sums, reflects, at, live, rows, False, R, PRECISION)
+            y = close_product_with_solve(du, tl.trans(w_t), sums, kinds, at, live, rows, False, R, PRECISION)
         else:
             y = float_product_with_solve(du, tl.trans(w_t), False, PRECISION)
         at_v = (first * N * H + h) * V + (row[None, :] * (H * V) + vv[:, None])
-        rounded = round_sums(y, kept + (head * chunks + c) * 2, dtype, GROUP, EVERY)
+        rounded = round_sums(y, kept + (head * chunks + c) * 2, dtype) if REFLECTS else y.to(dtype)
         tl.store(grad_v + at_v, rounded, live[None, :] & (vv < V)[:, None])
 
         do_t = tl.trans(do)
@@ -160,10 +157,10 @@ def decayed_product(a, b, decay, HAS_DECAY: tl.constexpr, PRECISION: tl.constexp
 
 @triton.jit
 def store_log_decay(
-    to, dg, dg_q, at_end, token, step, cq, zero, live, live_q, STRIDE: tl.constexpr, STEPS_PADDED: tl.constexpr,
-    BY_TOKENS: tl.constexpr,
+    to, dg, dg_q, at_end, token, step, cq, zero, live, live_q, c, STRIDE: tl.constexpr, STEPS_PADDED: tl.constexpr,
+    BY_TOKENS: tl.constexpr, HAS_INITIAL: tl.constexpr,
 ):  # fmt: skip
-    """Sums to the chunk's end, where it is `at_end`, of the rows' `dg` and the queries' `dg_q`, a token each."""
+    """Sums to the end of chunk `c`, where it is `at_end`, of the rows' `dg` and the queries' `dg_q`, a token each."""
     if BY_TOKENS:
         dg = tl.sum(tl.reshape(dg, [cq.shape[0], STEPS_PADDED]), 1) + dg_q
         at, first_row = cq, live_q
@@ -175,6 +172,8 @@ def store_log_decay(
             dg += tl.sum(tl.where(own, dg_q[None, :], 0.0), 1)
         at, first_row = token, live & (step == 0)
     dg = at_end + tl.cumsum(dg, 0, reverse=True)
+    if not HAS_INITIAL:  # the first token's decay meets no state
+        dg = tl.where(at + c == 0, 0.0, dg)
     tl.store(to + (at + zero) * STRIDE, dg.to(to.dtype.element_ty), first_row)
 
 
@@ -301,8 +300,8 @@ def gradient_kernel(
             to = grad_log_decay + (first * slices + slice_) * H + h
             # By tokens it takes fewer instructions, but with TURN more registers spill: an eighth of the time.
             store_log_decay(
-                to, dg, dg_q, at_end, token, step, cq, zero, live, live_q, slices * H, STEPS_PADDED,
-                not TURN and Q == TOKENS,
+                to, dg, dg_q, at_end, token, step, cq, zero, live, live_q, c, slices * H, STEPS_PADDED,
+                not TURN and Q == TOKENS, HAS_INITIAL,
             )  # fmt: skip
         at = grad_k + (first * N * H + h) * K + (row[:, None] * (H * K) + kk[None, :])
         tl.store(at, (dk + growing).to(dtype), rows_k)

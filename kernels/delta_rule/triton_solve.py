@@ -7,6 +7,8 @@ from tsseq.kernels.delta_rule.triton import SOLVE_SCALE, causal_decay, safe_beta
 
 REFLECTING = tl.constexpr(1.25)
 """Beta above which, on average, a chunk reflects: below, steps soon shrink what rounding leaves, whatever the keys."""
+ALIKE = tl.constexpr(0.92)
+"""Mean product of a chunk's keys above which they are nearly one: below, rounded sums over the chunk are precise."""
 
 
 @triton.jit
@@ -159,11 +161,13 @@ def store_kept(to, row, own, other):
 
 @triton.jit(do_not_specialize=["T"])
 def solve_kernel(
-    k, beta, log_decay, w, sums, kept, cumulated, reflects, T, K_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr,
+    k, beta, log_decay, w, sums, kept, cumulated, kinds, T, K_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr,
     G_STRIDE: tl.constexpr, H: tl.constexpr, N: tl.constexpr, K: tl.constexpr, BK: tl.constexpr, TOKENS: tl.constexpr,
     STEPS_PADDED: tl.constexpr, HAS_DECAY: tl.constexpr, SMALLEST: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """W and the cumulated log decay of one chunk and head, and whether it reflects: its betas are near two.
+    """W and the cumulated log decay of one chunk and head, and its kind.
+
+    That is one where it reflects (its betas are near two), plus two where its keys are nearly one.
 
     W is made of 16 x 16 blocks; where a chunk has 32 rows or 64, inverses of two halves are joined.
     """
@@ -180,7 +184,7 @@ def solve_kernel(
     sums += ((b * H + h) * chunks + c) * (R // 16 * 2 * R)
     cumulated += ((b * H + h) * chunks + c) * TOKENS
     kept += ((b * H + h) * chunks + c) * 2
-    reflects += (b * H + h) * chunks + c
+    kinds += (b * H + h) * chunks + c
     k += first * K_STRIDE + h * K
     beta += first * B_STRIDE + h
     log_decay += first * G_STRIDE + h
@@ -237,13 +241,17 @@ def solve_kernel(
     reflecting = False
     if HALF:
         store_kept(kept, r, own, other)
-        total = b1
+        betas, blocks, below = b1, a11, tl.zeros([16, 16], tl.float32)
         if R >= 32:
-            total += b2
+            betas, blocks, below = betas + b2, blocks + a22, a21
         if R == 64:
-            total += b3 + b4
-        reflecting = tl.sum(total) > REFLECTING * N * tl.minimum(left, TOKENS)
-        tl.store(reflects, reflecting.to(tl.uint8))
+            betas, blocks, below = betas + b3 + b4, blocks + a33 + a44, below + a43 + a31 + a32 + a41 + a42
+        rows = N * tl.minimum(left, TOKENS)
+        reflecting = tl.sum(betas) > REFLECTING * rows
+        i = tl.arange(0, 16)
+        squares = tl.sum(tl.where(i[:, None] == i[None, :], blocks, 0.0))
+        one_key = tl.sum(blocks + 2.0 * below) > ALIKE * rows * squares
+        tl.store(kinds, reflecting.to(tl.uint8) + 2 * one_key.to(tl.uint8))
 
     g1, g_end = cumulate(cumulated, d1, 0.0, 0, STEPS_PADDED, HAS_DECAY)
     _, x1_t = invert_block(a11, b1, g1, HAS_DECAY, HALF)
