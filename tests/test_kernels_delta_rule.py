@@ -127,6 +127,13 @@ def test_narrow_results_over_a_grid(step: int, beta: float | None, decay: float 
             _check(some, NARROW, least=0.1)  # with one position and no state a decay's gradient is zero
 
 
+@pytest.mark.parametrize("keys", ["constant", "random"])
+def test_narrow_decays(keys: str) -> None:
+    """Their gradient's terms, which all but cancel, are added up in float32."""
+    inputs = _inputs(NARROW, 70, step=1, head=1, keys=keys, decay=1.0, initial=False, **WIDE)
+    _check(inputs | {"log_decay": inputs["log_decay"].to(NARROW)}, NARROW)
+
+
 def test_some_chunks_reflect_and_others_do_not() -> None:
     inputs = _inputs(NARROW, 200, step=2, head=1, keys="constant", decay=1e-3, **WIDE)
     inputs["beta"][0, :70], inputs["beta"][1] = 2.0, 0.5

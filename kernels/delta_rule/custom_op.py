@@ -168,21 +168,22 @@ def _backward(
     total = batch * head * w.shape[2]
     count = min(launch.chunks, max(1, total * slices // (2 * _processors(q))))  # enough programs for two on each
     in_slices = dlog_decay
-    if log_decay is not None and slices > 1:
+    if log_decay is not None and (slices > 1 or log_decay.dtype != torch.float32):  # its terms all but cancel
         in_slices = q.new_empty(batch, time, slices, head, dtype=torch.float32)
     gradient_kernel[(-(-total // count) * slices,)](
         q, k, beta, cumulated, u, states, grad_output, dv, grad_states, dq, dk, dbeta, in_slices, time, total, count,
         B_STRIDE=beta.stride(1), SMALLEST=_smallest_beta(q), STAGES=launch.gradient_stages, TURN=launch.turn,
         REREAD=_reread(q) and not launch.turn, num_warps=launch.warps, **flags, **shape,
     )  # fmt: skip
-    if in_slices is not dlog_decay:
-        dlog_decay.copy_(in_slices.sum(2))
+    whole = in_slices if in_slices is dlog_decay else in_slices.sum(2)
     if q.dtype != torch.float32:
         one_key_kernel[(batch * head,)](
-            q, k, v, beta, cumulated, w, kinds, u, states, grad_output, dv, grad_states, dq, dlog_decay, time,
+            q, k, v, beta, cumulated, w, kinds, u, states, grad_output, dv, grad_states, dq, whole, time,
             V_STRIDE=v.stride(1), B_STRIDE=beta.stride(1), SMALLEST=_smallest_beta(q),
             num_warps=4, **flags, **_shape(q, k, u) | {"BV": min(shape["BV"], 32)},
         )  # fmt: skip
+    if whole is not dlog_decay:
+        dlog_decay.copy_(whole)
     return gradients
 
 
