@@ -128,6 +128,15 @@ def test_narrow_results_over_a_grid(step: int, beta: float | None, decay: float 
 
 
 @pytest.mark.parametrize("keys", ["constant", "random"])
+def test_the_first_decay_meets_no_state(keys: str) -> None:
+    """Its gradient is nothing, and not what rounding leaves of terms that cancel."""
+    inputs = _inputs(NARROW, 7, step=3, head=1, keys=keys, decay=1.0, initial=False, **WIDE)
+    weights = [torch.ones_like(x) for x in delta_rule.reference(**inputs)]
+    gradient = _differentiate(_triton, inputs, weights)["log_decay"]
+    assert (gradient[:, 0] == 0).all() and (gradient[:, 1:] != 0).all()
+
+
+@pytest.mark.parametrize("keys", ["constant", "random"])
 def test_narrow_decays(keys: str) -> None:
     """Their gradient's terms, which all but cancel, are added up in float32."""
     inputs = _inputs(NARROW, 70, step=1, head=1, keys=keys, decay=1.0, initial=False, **WIDE)
