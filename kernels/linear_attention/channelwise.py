@@ -16,7 +16,8 @@ import triton.language as tl
 
 from tsseq.array_typing import State, Tensor
 from tsseq.kernels.layout import token_rows
-from tsseq.kernels.linear_attention.triton import LOG2E, RESET, _put, _tile
+from tsseq.kernels.linear_attention.triton import _put, _tile
+from tsseq.kernels.linear_attention.triton_gates import LOG2E, RESET
 from tsseq.kernels.precision import precision
 
 

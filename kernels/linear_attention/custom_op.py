@@ -9,13 +9,8 @@ import triton
 from tsseq.array_typing import State, Tensor
 from tsseq.kernels.layout import token_rows
 from tsseq.kernels.linear_attention.channelwise import fused_channelwise
-from tsseq.kernels.linear_attention.triton import (
-    adjoint_kernel,
-    finish_kernel,
-    forward_kernel,
-    prepare_kernel,
-    read_kernel,
-)
+from tsseq.kernels.linear_attention.triton import adjoint_kernel, forward_kernel, read_kernel
+from tsseq.kernels.linear_attention.triton_gates import finish_kernel, prepare_kernel
 from tsseq.kernels.linear_attention.triton_gradients import key_gradients_kernel, query_gradients_kernel
 from tsseq.kernels.precision import precision
 
