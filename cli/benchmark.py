@@ -232,36 +232,43 @@ def best_peer(row: Row) -> tuple[str, float, float] | None:
 
 def _show(rows: list[Row], size: tuple[int, ...], dtype: torch.dtype, device: torch.device, speed: float) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
+
+    from tsseq.cli.output import results_console
 
     title = f"{machine(device)}, {speed / 1e9:.0f} GB/s; batch {size[0]}, length {size[1]}, {size[2]} heads of "
     table = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, title=f"{title}{size[3]}, {str(dtype)[6:]}", title_justify="left"
+        box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=f"{title}{size[3]}, {str(dtype)[6:]}", title_justify="left"
     )
-    table.add_column("op")
+    table.add_column("op", width=max((len(row.op) for row in rows), default=0))
     for name in ("forward\nms", "both\nms", "floor\nms", "times\nfloor"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("best peer, both ms")
+    table.add_column("best peer,\nboth ms")
     table.add_column("speed-up", justify="right", no_wrap=True)
     for row in rows:
-        label = f"[bold]{row.op}[/] {row.case}"
+        label = f"[bold]{row.op}[/]\n{row.case}"
         if row.both is None or row.forward is None or row.both_floor is None:
-            table.add_row(label, *[""] * 4, row.note)
+            table.add_row(label, *["-"] * 4)
             continue
         peer = best_peer(row)
         table.add_row(
             label,
             *map(_short, (row.forward, row.both, row.both_floor, row.both / row.both_floor)),
-            f"{peer[0]} {_short(peer[2])}" if peer else "",
+            f"{peer[0]}\n{_short(peer[2])}" if peer else "",
             _short(peer[2] / row.both) if peer else "",
         )
-    Console().print(table)
+    console = results_console()
+    console.print(table)
+    for row in rows:
+        if row.note:
+            console.print(f"{row.op}, {row.case}: {row.note}", markup=False)
 
 
 def _short(x: float) -> str:
-    """Three digits, never an exponent."""
-    return f"{x:.0f}" if x >= 100 else f"{x:.3g}"
+    """Three digits, at most four of them decimals; never an exponent."""
+    if x >= 100:
+        return f"{x:.0f}"
+    return f"{x:.3g}" if x >= 0.01 else f"{x:.4f}"
 
 
 def machine(device: torch.device) -> str:

@@ -187,9 +187,9 @@ def _score(predictor: Predictor, one: ValidationSet) -> dict[str, float]:
 
 
 def _report(rows: pd.DataFrame, settings: list[str]) -> None:
-    from rich.console import Console
+    from tsseq.cli.output import results_console
 
-    console = Console()
+    console = results_console()
     rows["label"] = [_label(name, horizon) for name, horizon in zip(rows["set"], rows["horizon"], strict=True)]
     for source, part in rows.groupby("source", sort=False):
         logs = part.pivot(index="label", columns="setting", values="log_loss").loc[part["label"].unique(), settings]
@@ -204,24 +204,28 @@ def _label(name: str, horizon: int) -> str:
 
 def _print_sets(console: Console, first: pd.DataFrame, changes: pd.DataFrame) -> None:
     """Scores of the first setting by set, and what the others change; settings are numbered as in the summary."""
+    from rich.markup import escape
+
     table = _table("set", "n", "MASE", "CRPS", "80%", *(f"({i})" for i in range(2, changes.shape[1] + 1)))
     for row in first.to_dict("records"):
         scores = (f"{row['mase_ratio']:.3f}", f"{row['crps_ratio']:.3f}", f"{row['coverage']:.0%}")
         others = changes.loc[row["label"]].iloc[1:]
-        table.add_row(row["label"], str(row["windows"]), *scores, *map(_change, others))
+        table.add_row(escape(row["label"]), str(row["windows"]), *scores, *map(_change, others))
     console.print(table)
 
 
 def _print_settings(console: Console, source: str, rows: pd.DataFrame, changes: pd.DataFrame) -> None:
+    from rich.markup import escape
+
     from tsseq.metrics import geometric_mean
 
-    table = _table(f"mean of {source}", "MASE", "CRPS", "80%", "loss", "worst set", "seconds")
+    table = _table(f"mean of {escape(source)}", "MASE", "CRPS", "80%", "loss", "worst set", "seconds")
     for number, (name, change) in enumerate(changes.items(), 1):
         part = rows[rows["setting"] == name]
         means = [f"{geometric_mean(part[column].dropna()):.3f}" for column in ("mase_ratio", "crps_ratio")]
-        worst = f"{_change(change.max())} {change.idxmax()}" if number > 1 else ""
+        worst = f"{_change(change.max())} {escape(str(change.idxmax()))}" if number > 1 else ""
         cells = (*means, _covers(part["coverage"].mean()), _change(change.mean()) if number > 1 else "", worst)
-        table.add_row(f"({number}) {name}", *cells, f"{part['seconds'].sum():.1f}")
+        table.add_row(escape(f"({number}) {name}"), *cells, f"{part['seconds'].sum():.1f}")
     console.print(table)
 
 

@@ -176,9 +176,9 @@ def _network(model: str, context: int, horizon: int, channels: int) -> nn.Module
 
 def _print(results: pd.DataFrame) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
+    from tsseq.cli.output import results_console
     from tsseq.datasets.ltsf import HORIZONS, ILLNESS_HORIZONS
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -204,4 +204,4 @@ def _print(results: pd.DataFrame) -> None:
             mae,
         ]
         table.add_row(*cells)
-    Console().print(table)
+    results_console().print(table)

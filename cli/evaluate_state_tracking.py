@@ -131,9 +131,10 @@ def _bounds(name: str, given: list[int] | None) -> tuple[int, int] | None:
 
 def _print(results: pd.DataFrame, wanted: list[str]) -> None:
     from rich import box
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
+
+    from tsseq.cli.output import results_console
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("best accuracy, %")
@@ -151,4 +152,4 @@ def _print(results: pd.DataFrame, wanted: list[str]) -> None:
                 figure = published(task, name)
                 cells.append("" if figure is None else f"{figure:.1f}")
         table.add_row(escape(name), *cells)
-    Console().print(table)
+    results_console().print(table)

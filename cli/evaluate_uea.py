@@ -108,11 +108,10 @@ def _claim(folder: Path, recipe: Recipe) -> None:
 def _run(
     data: Path, folder: Path, names: list[str], protocol: str, seeds: list[int], recipe: Recipe, device: str
 ) -> None:
-    from rich.console import Console
-
+    from tsseq.cli.output import results_console
     from tsseq.datasets import uea as archive
 
-    console = Console()
+    console = results_console()
     for name in names:
         parts = None
         for seed in seeds:
@@ -179,6 +178,8 @@ def _report(console: Any, folder: Path, names: list[str], protocol: str, seeds: 
     from rich import box
     from rich.table import Table
 
+    from tsseq.cli.output import print_written
+
     done = _read(folder)
     done = done[done["dataset"].isin(names) & (done["protocol"] == protocol) & done["seed"].isin(seeds)]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -193,4 +194,4 @@ def _report(console: Any, folder: Path, names: list[str], protocol: str, seeds: 
     overall = done.groupby("dataset")["accuracy"].mean().mean()
     table.add_row("[bold]mean[/]", "", "", "", f"[bold]{overall:.4f}[/]", "", "")
     console.print(table)
-    console.print(f"wrote [bold]{folder / RESULTS}[/]", soft_wrap=True, highlight=False)
+    print_written(console, folder / RESULTS)

@@ -54,11 +54,9 @@ def finetune(
         time_column: column of time stamps
         target_column: column or columns to train on
     """
-    from rich.console import Console
-
     from tsseq.checkpoint import load
     from tsseq.cli.forecast import read_source
-    from tsseq.cli.output import ensure_file
+    from tsseq.cli.output import ensure_file, print_written, results_console
     from tsseq.finetuning import FinetuningConfig
     from tsseq.finetuning import finetune as train
 
@@ -76,12 +74,12 @@ def finetune(
     out = ensure_file(out, (".safetensors",))
     columns = {"id_column": id_column, "time_column": time_column, "target_column": target_column}
     panel = read_source(source, freq, columns)
-    console = Console()
+    console = results_console()
 
     def report(step: int, score: float) -> None:
         console.print(f"step {step:5d}   quantile loss on the held-out tail {score:.4f}", highlight=False)
 
     result = train(load(checkpoint), panel.values, config, device=device, report=report)
     result.forecaster.save_pretrained(out)
-    console.print(f"[bold]{result}[/]", highlight=False, soft_wrap=True)
-    console.print(f"wrote [bold]{out}[/]", highlight=False, soft_wrap=True)
+    console.print(str(result), style="bold", markup=False, highlight=False, soft_wrap=True)
+    print_written(console, out)

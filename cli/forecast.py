@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.console import Console
     from rich.table import Table
 
     from tsseq.datasets.panel import Panel
@@ -16,7 +15,10 @@ if TYPE_CHECKING:
 TABLES = 3
 HISTORY_ROWS = 6
 FORECAST_ROWS = 24
-FAN_WIDTH = 36
+LAST_ROWS = 2
+WIDEST_FAN = 36
+EDGES, BETWEEN = 2, 3
+"""Blank characters at the edges of a table, and between two of its columns."""
 
 
 def forecast(
@@ -126,57 +128,64 @@ def _write(table: pd.DataFrame, path: Path) -> None:
 
 
 def _print(panel: Panel, table: pd.DataFrame, written: list[Path]) -> None:
-    from rich.console import Console
+    from tsseq.cli.output import print_written, results_console
 
-    console = Console()
+    console = results_console()
     horizon = len(table) // len(panel)
     for row in range(min(len(panel), TABLES)):
-        console.print(_series_table(panel, row, table.iloc[row * horizon : (row + 1) * horizon]))
+        part = table.iloc[row * horizon : (row + 1) * horizon]
+        console.print(_series_table(panel, row, part, console.width), crop=False)
     if len(panel) > TABLES:
         console.print(f"[dim]and {len(panel) - TABLES} more series, {horizon} steps each[/]")
-    _print_written(console, written)
+    print_written(console, *written)
 
 
-def _print_written(console: Console, written: list[Path]) -> None:
-    for path in written:
-        console.print(f"wrote [bold]{path}[/]", soft_wrap=True, highlight=False)
-
-
-def _series_table(panel: Panel, row: int, table: pd.DataFrame) -> Table:
+def _series_table(panel: Panel, row: int, table: pd.DataFrame, width: int) -> Table:
+    """The series' last values and its forecast, in lines of `width` characters if figures leave room for it."""
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
     levels = sorted(float(name) for name in table.columns[3:])
     low, high = str(levels[0]), str(levels[-1])
     centre = "0.5" if 0.5 in levels else "mean"
+    names = list(dict.fromkeys((low, centre, high)))
     history = panel.values[row][-HISTORY_ROWS:]
-    fan = _Fan([*history, *table[low], *table[high]])
-    shown = Table(title=f"[bold]{panel.ids[row]}[/]", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    shown.add_column("time")
-    for name in dict.fromkeys((low, centre, high)):
-        shown.add_column("median" if name == "0.5" else name, justify="right")
-    shown.add_column(fan.scale(), min_width=FAN_WIDTH, no_wrap=True)
-    middle = 1 if low != centre else 0
-    for stamp, value in zip(panel.grids[row].index[-HISTORY_ROWS:], history, strict=True):
-        cells = [""] * len(dict.fromkeys((low, centre, high)))
-        cells[middle] = _number(value)
-        shown.add_row(str(_short(stamp)), *cells, fan.point(value), style="dim")
+    heads = ["time", *("median" if name == "0.5" else name for name in names)]
+    past = [
+        [_short(stamp), *(_number(value) if name == centre else "" for name in names)]
+        for stamp, value in zip(panel.grids[row].index[-HISTORY_ROWS:], history, strict=True)
+    ]
+    future = [
+        (line, [_short(line["timestamp"]), *(_number(line[name]) for name in names)])
+        for line in (table.iloc[step] for step in _steps(len(table)))
+    ]
+    columns = zip(heads, *past, *(texts for _, texts in future), strict=True)
+    taken = EDGES + sum(max(map(len, column)) + BETWEEN for column in columns)
+    fan = _Fan([*history, *table[low], *table[high]], width - taken)
+    shown = Table(
+        title=f"[bold]{escape(str(panel.ids[row]))}[/]", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+    )
+    shown.width = taken + fan.width
+    shown.add_column(heads[0], no_wrap=True)
+    for head in heads[1:]:
+        shown.add_column(head, justify="right", no_wrap=True)
+    shown.add_column(fan.scale(), no_wrap=True)
+    for texts, value in zip(past, history, strict=True):
+        shown.add_row(*texts, fan.point(value), style="dim")
     shown.add_section()
-    for step in _steps(len(table)):
-        if step is None:
+    for step, (line, texts) in enumerate(future):
+        if step == FORECAST_ROWS - 1 - LAST_ROWS and len(future) < len(table):
             shown.add_row("...")
-            continue
-        line = table.iloc[step]
-        cells = [_number(line[name]) for name in dict.fromkeys((low, centre, high))]
-        cells[middle] = f"[bold]{cells[middle]}[/]"
-        shown.add_row(str(_short(line["timestamp"])), *cells, fan.band(line[low], line[centre], line[high]))
+        texts[1 + names.index(centre)] = f"[bold]{texts[1 + names.index(centre)]}[/]"
+        shown.add_row(*texts, fan.band(line[low], line[centre], line[high]))
     return shown
 
 
-def _steps(horizon: int) -> list[int | None]:
+def _steps(horizon: int) -> list[int]:
     if horizon <= FORECAST_ROWS:
         return [*range(horizon)]
-    return [*range(FORECAST_ROWS - 3), None, horizon - 2, horizon - 1]
+    return [*range(FORECAST_ROWS - 1 - LAST_ROWS), *range(horizon - LAST_ROWS, horizon)]
 
 
 def _short(stamp: Any) -> str:
@@ -189,15 +198,17 @@ def _number(value: float) -> str:
 
 
 class _Fan:
-    """Draws values on a common scale as characters."""
+    """Draws values on a common scale as characters, as many as `room` allows and the scale's ends need."""
 
-    def __init__(self, values: list[float]) -> None:
+    def __init__(self, values: list[float], room: int) -> None:
         finite = [value for value in values if value == value]
         self.low, self.high = min(finite), max(finite)
+        self.ends = _number(self.low), _number(self.high)
+        self.width = max(min(room, WIDEST_FAN), len(self.ends[0]) + 1 + len(self.ends[1]))
 
     def scale(self) -> str:
-        left, right = _number(self.low), _number(self.high)
-        return left + " " * max(FAN_WIDTH - len(left) - len(right), 1) + right
+        left, right = self.ends
+        return left + right.rjust(self.width - len(left))
 
     def point(self, value: float) -> str:
         return " " * self._place(value) + "•" if value == value else ""
@@ -210,4 +221,4 @@ class _Fan:
 
     def _place(self, value: float) -> int:
         span = self.high - self.low
-        return round((value - self.low) / span * (FAN_WIDTH - 1)) if span > 0 else FAN_WIDTH // 2
+        return round((value - self.low) / span * (self.width - 1)) if span > 0 else self.width // 2

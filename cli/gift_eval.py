@@ -182,11 +182,10 @@ def _write_json(path: Path, values: dict[str, Any]) -> None:
 
 
 def _report(folder: Path, wanted: list[str], root: Path, name: str) -> None:
-    from rich.console import Console
-
+    from tsseq.cli.output import print_written, results_console
     from tsseq.datasets import gift_eval as benchmark
 
-    console = Console()
+    console = results_console()
     ratios = read_ratios(folder).loc[wanted]
     published = benchmark.published_ratios(root)
     _print_ratios(console, ratios)
@@ -203,7 +202,7 @@ def _report(folder: Path, wanted: list[str], root: Path, name: str) -> None:
         console.print("[dim]no picture without matplotlib: install tsseq\\[plot][/]")
     missing = len(benchmark.CONFIGURATIONS) - len(ratios)
     share = f"; {missing} of the leaderboard's 97 configurations are not in it" if missing else ""
-    console.print(f"wrote [bold]{folder / RESULTS}[/]{share}", soft_wrap=True, highlight=False)
+    print_written(console, folder / RESULTS, more=share)
 
 
 def read_ratios(folder: Path) -> pd.DataFrame:
@@ -271,6 +270,7 @@ def _print_groups(console: Console, ratios: pd.DataFrame) -> None:
 def _print_models(console: Console, ratios: pd.DataFrame, published: pd.DataFrame, name: str) -> None:
     """Published models on the same configurations, best CRPS first."""
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
     from tsseq.metrics import geometric_mean
@@ -286,5 +286,5 @@ def _print_models(console: Console, ratios: pd.DataFrame, published: pd.DataFram
     for column in ("MASE / naive", "CRPS / naive"):
         table.add_column(column, justify="right")
     for model, (crps, mase) in sorted(scores.items(), key=lambda item: item[1]):
-        table.add_row(model, f"{mase:.3f}", f"{crps:.3f}", style="bold green" if model == name else None)
+        table.add_row(escape(model), f"{mase:.3f}", f"{crps:.3f}", style="bold green" if model == name else None)
     console.print(table)

@@ -1,10 +1,19 @@
 """Where commands write: checked before any work, written whole or not at all."""
 
+from __future__ import annotations
+
 import importlib.util
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+NARROWEST = 80
+"""Characters in a line of results."""
 
 
 def ensure_folder(path: Path) -> Path:
@@ -58,3 +67,21 @@ def writing(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def results_console() -> Console:
+    """Where tables are printed: never narrower than `NARROWEST`, as figures in them would be cut."""
+    from rich.console import Console
+
+    console = Console()
+    console.width = max(console.width, NARROWEST)
+    return console
+
+
+def print_written(console: Console, *paths: Path, more: str = "") -> None:
+    """Say where results lie, each path on a line that a reader can copy; `more` follows the last."""
+    from rich.text import Text
+
+    for path in paths:
+        line = Text.assemble("wrote ", (str(path), "bold"), more if path is paths[-1] else "")
+        console.print(line, soft_wrap=True, highlight=False)

@@ -164,9 +164,9 @@ def run(
     """
     import lightning
     import torch
-    from rich.console import Console
 
     from tsseq.checkpoint import load_weights
+    from tsseq.cli.output import print_written, results_console
     from tsseq.datasets.data_module import PriorDataModule
     from tsseq.forecaster import Forecaster
     from tsseq.plotting import plot_loss
@@ -184,4 +184,4 @@ def run(
     data = PriorDataModule(PRIORS[prior]() if prior in PRIORS else preset(prior), stream, workers=workers)
     file = fit(module, data, folder, save_every=save_every, **trainer)
     picture = plot_loss(folder / "metrics.csv", folder / "loss.png")
-    Console().print(f"checkpoint {file}\nloss curve {picture}")
+    print_written(results_console(), file, picture)

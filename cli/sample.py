@@ -119,10 +119,11 @@ def _write(series: Tensor, families: list[str], origin: dict[str, str], path: Pa
 def _print(series: Tensor, families: list[str], written: list[Path]) -> None:
     from collections import Counter
 
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    from tsseq.cli.output import print_written, results_console
+
+    console = results_console()
     table = Table(title=f"[bold]{len(series)} series of {series.shape[1]} steps[/]", title_justify="left", box=None)
     table.add_column("family")
     table.add_column("series", justify="right")
@@ -130,5 +131,4 @@ def _print(series: Tensor, families: list[str], written: list[Path]) -> None:
     for family, count in Counter(families).most_common():
         table.add_row(family, str(count), f"{count / len(families):.1%}")
     console.print(table)
-    for path in written:
-        console.print(f"wrote [bold]{path}[/]", soft_wrap=True, highlight=False)
+    print_written(console, *written)

@@ -10,7 +10,7 @@ import torch
 
 from tsseq.cli import timing
 from tsseq.cli.__main__ import main
-from tsseq.cli.benchmark import Row, _jobs, _measure_apart, benchmark, best_peer, measure
+from tsseq.cli.benchmark import Row, _jobs, _measure_apart, _show, benchmark, best_peer, measure
 from tsseq.cli.peers import PEERS
 from tsseq.cli.worker import Worker
 from tsseq.kernels import OPS
@@ -59,6 +59,21 @@ def test_results_are_written(tmp_path, capsys) -> None:
     result = json.loads((tmp_path / "speed" / "benchmark.json").read_text())
     assert result["length"] == 40 and len(result["rows"]) == 2
     assert (tmp_path / "speed" / "benchmark.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_no_figure_or_name_is_cut_however_long(columns, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    peers = {"a public kernel of a long name": (9.0, 98765.4)}
+    rows = [
+        Row("controlled_block_scan", "16 increments", 0.1, 12345.6, 23456.7, 0.00004, 0.01234, peers=peers),
+        Row("delta_rule", "4 steps", 7.0, note="wrong: output is off by 7 times the tolerance"),
+    ]
+    _show(rows, (256, 512, 4, 64), torch.bfloat16, CPU, 4e12)
+    shown = capsys.readouterr().out
+    for text in ("controlled_block_scan", "16 increments", "12346", "23457", "0.0123", "1900867", "98765", "4.21"):
+        assert text in shown
+    assert "delta_rule, 4 steps: wrong: output is off by 7 times the tolerance" in shown
 
 
 def test_results_are_added_to(tmp_path, monkeypatch, capsys) -> None:

@@ -41,6 +41,38 @@ def test_forecast_of_a_long_file_as_parquet(checkpoint, tmp_path, capsys):
     assert result["timestamp"].iloc[-1] == pd.Timestamp("2024-02-16")
 
 
+def test_names_of_series_and_files_are_shown_as_they_are(checkpoint, tmp_path, capsys):
+    """Nothing in them is markup of the terminal's or a formula of the picture's."""
+    names = ["sales [/kg]", "stock [red]", "cost $a_{$"]
+    days = pd.date_range("2024-01-01", periods=40)
+    pd.DataFrame({"day": days, **dict.fromkeys(names, np.arange(40.0))}).to_csv(tmp_path / "in.csv", index=False)
+    picture = tmp_path / "[red] plot.png"
+    argv = ["forecast", f"{tmp_path}/in.csv", "--horizon", "3", "--checkpoint", str(checkpoint), "--plot", str(picture)]
+    assert main(argv) == 0
+    said = capsys.readouterr().out
+    for text in (*names, str(picture)):
+        assert text in said
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("columns", [50, 80, 200])
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e6, 1e8])
+def test_no_figure_is_cut(scale, columns, checkpoint, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    times = pd.date_range("2024-01-01 00:15", periods=40, freq="15min")
+    values = scale * (1.2345678 + np.arange(40) / 7)
+    pd.DataFrame({"time": times, "a name of many words and letters": values}).to_csv(tmp_path / "in.csv", index=False)
+    out = tmp_path / "out.csv"
+    assert main(f"forecast {tmp_path}/in.csv --horizon 30 --checkpoint {checkpoint} --out {out}".split()) == 0
+    said = capsys.readouterr().out.split("wrote")[0]
+    assert "…" not in said and len({len(line) for line in said.splitlines() if "2024" in line}) == 1
+    digits = ",.4g" if scale < 1e4 else ",.0f"
+    ahead = pd.read_csv(out)
+    for figure in (*values[-6:], *ahead["0.1"][:21], *ahead["0.5"][-2:]):
+        assert format(figure, digits) in said
+    assert "2024-01-01 10:00:00" in said and "2024-01-01 17:30:00" in said
+
+
 def test_warnings_are_one_line(checkpoint, tmp_path, capsys):
     (tmp_path / "w.csv").write_text("date,x,note\n2024-01-01,1,a\n2024-01-02,2,b\n2024-01-03,3,c\n")
     assert main(f"forecast {tmp_path}/w.csv --horizon 2 --checkpoint {checkpoint}".split()) == 0

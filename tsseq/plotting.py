@@ -56,7 +56,8 @@ def plot_forecast(panel: Panel, table: pd.DataFrame, out: Path) -> Path:
     horizon = len(table) // len(panel)
     for row in range(shown):
         _draw_fan(axes[row], panel, row, table.iloc[row * horizon : (row + 1) * horizon])
-        axes[row].set_title(str(panel.ids[row]), loc="left", color=INK, fontsize=11, fontweight="bold")
+        title = axes[row].set_title(str(panel.ids[row]), loc="left", color=INK, fontsize=11, fontweight="bold")
+        title.set_parse_math(False)  # a name may have dollar signs
     for axis in axes[shown:]:
         axis.set_visible(False)
     handles, labels = axes[0].get_legend_handles_labels()
