@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 
 TABLES = 3
 HISTORY_ROWS = 6
-FORECAST_ROWS = 24
-LAST_ROWS = 2
+FIRST_ROWS, LAST_ROWS = 21, 2
 WIDEST_FAN = 36
 EDGES, BETWEEN = 2, 3
 """Blank characters at the edges of a table, and between two of its columns."""
@@ -142,50 +141,49 @@ def _print(panel: Panel, table: pd.DataFrame, written: list[Path]) -> None:
 
 def _series_table(panel: Panel, row: int, table: pd.DataFrame, width: int) -> Table:
     """The series' last values and its forecast, in lines of `width` characters if figures leave room for it."""
+    levels = sorted(float(name) for name in table.columns[3:])
+    low, high = str(levels[0]), str(levels[-1])
+    names = list(dict.fromkeys((low, "0.5" if 0.5 in levels else "mean", high)))
+    middle = min(1, len(names) - 1)
+    history = panel.values[row][-HISTORY_ROWS:]
+    past = [
+        [_short(stamp), *(_number(value) if name == names[middle] else "" for name in names)]
+        for stamp, value in zip(panel.grids[row].index[-HISTORY_ROWS:], history, strict=True)
+    ]
+    lines = [table.iloc[step] for step in _steps(len(table))]
+    future = [[_short(line["timestamp"]), *(_number(line[name]) for name in names)] for line in lines]
+    heads = ["time", *("median" if name == "0.5" else name for name in names)]
+    taken = EDGES + sum(max(map(len, column)) + BETWEEN for column in zip(heads, *past, *future, strict=True))
+    fan = _Fan([*history, *table[low], *table[high]], width - taken)
+    shown = _empty_table(str(panel.ids[row]), heads, fan.scale(), taken + fan.width)
+    for texts, value in zip(past, history, strict=True):
+        shown.add_row(*texts, fan.point(value), style="dim")
+    shown.add_section()
+    for step, (texts, line) in enumerate(zip(future, lines, strict=True)):
+        if step == FIRST_ROWS and len(lines) < len(table):
+            shown.add_row("...")
+        texts[1 + middle] = f"[bold]{texts[1 + middle]}[/]"
+        shown.add_row(*texts, fan.band(line[low], line[names[middle]], line[high]))
+    return shown
+
+
+def _empty_table(title: str, heads: list[str], scale: str, width: int) -> Table:
     from rich import box
     from rich.markup import escape
     from rich.table import Table
 
-    levels = sorted(float(name) for name in table.columns[3:])
-    low, high = str(levels[0]), str(levels[-1])
-    centre = "0.5" if 0.5 in levels else "mean"
-    names = list(dict.fromkeys((low, centre, high)))
-    history = panel.values[row][-HISTORY_ROWS:]
-    heads = ["time", *("median" if name == "0.5" else name for name in names)]
-    past = [
-        [_short(stamp), *(_number(value) if name == centre else "" for name in names)]
-        for stamp, value in zip(panel.grids[row].index[-HISTORY_ROWS:], history, strict=True)
-    ]
-    future = [
-        (line, [_short(line["timestamp"]), *(_number(line[name]) for name in names)])
-        for line in (table.iloc[step] for step in _steps(len(table)))
-    ]
-    columns = zip(heads, *past, *(texts for _, texts in future), strict=True)
-    taken = EDGES + sum(max(map(len, column)) + BETWEEN for column in columns)
-    fan = _Fan([*history, *table[low], *table[high]], width - taken)
-    shown = Table(
-        title=f"[bold]{escape(str(panel.ids[row]))}[/]", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
-    )
-    shown.width = taken + fan.width
-    shown.add_column(heads[0], no_wrap=True)
-    for head in heads[1:]:
-        shown.add_column(head, justify="right", no_wrap=True)
-    shown.add_column(fan.scale(), no_wrap=True)
-    for texts, value in zip(past, history, strict=True):
-        shown.add_row(*texts, fan.point(value), style="dim")
-    shown.add_section()
-    for step, (line, texts) in enumerate(future):
-        if step == FORECAST_ROWS - 1 - LAST_ROWS and len(future) < len(table):
-            shown.add_row("...")
-        texts[1 + names.index(centre)] = f"[bold]{texts[1 + names.index(centre)]}[/]"
-        shown.add_row(*texts, fan.band(line[low], line[centre], line[high]))
-    return shown
+    title = f"[bold]{escape(title)}[/]"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, width=width)
+    for column, head in enumerate([*heads, scale]):
+        table.add_column(head, justify="right" if 0 < column < len(heads) else "left", no_wrap=True)
+    return table
 
 
 def _steps(horizon: int) -> list[int]:
-    if horizon <= FORECAST_ROWS:
+    """Those shown: all if at most one were left out."""
+    if horizon <= FIRST_ROWS + 1 + LAST_ROWS:
         return [*range(horizon)]
-    return [*range(FORECAST_ROWS - 1 - LAST_ROWS), *range(horizon - LAST_ROWS, horizon)]
+    return [*range(FIRST_ROWS), *range(horizon - LAST_ROWS, horizon)]
 
 
 def _short(stamp: Any) -> str:
