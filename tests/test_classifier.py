@@ -30,7 +30,7 @@ from tsseq.classifier_training import (
     warped,
 )
 from tsseq.cli.__main__ import main
-from tsseq.ensemble import Recipe
+from tsseq.ensemble import Recipe, train
 from tsseq.mixers import MIXERS
 
 
@@ -138,6 +138,20 @@ def test_it_learns_in_any_unit(changes):
     seen = values[..., 0][~np.isnan(values[..., 0])]
     np.testing.assert_allclose(model.loc[0], seen.mean(), rtol=1e-4)
     np.testing.assert_allclose(model.scale[0], seen.std(), rtol=1e-4)
+
+
+@pytest.mark.parametrize(("level", "unit"), [(1e4, 1.0), (1e9, 1.0), (0.0, 1e39), (0.0, 1e-46)])
+def test_values_that_float32_cannot_hold(level, unit):
+    """As of a channel of time stamps: counted from where they are, in units of their own."""
+    values, labels = waves()
+    plain = Recipe(width=16, layers=1, members=1, training=ClassifierTrainingConfig(max_steps=120, min_steps=120))
+    moved = values.astype(np.float64) * unit + level
+    ensemble = train(moved, labels, 3, plain, device="cpu")
+    test, truth = waves(seed=1)
+    test = test.astype(np.float64) * unit + level
+    assert (ensemble.probabilities(test).argmax(1) == truth).mean() > 0.9
+    again = pickle.loads(pickle.dumps(ensemble))
+    np.testing.assert_array_equal(again.probabilities(test), ensemble.probabilities(test))
 
 
 def test_warping_keeps_the_ends_and_passes_in_between_at_given_speeds():
@@ -273,7 +287,10 @@ def test_bad_input_says_what_to_do(motions):
     with pytest.raises(ValueError, match="series 2: impute"):
         TsseqClassifier(**quick).fit(bad, np.array([0, 1, 0, 1]))
     fitted = TsseqClassifier(**quick).fit(x, y)
-    with pytest.raises(ValueError, match="6 channels"):
+    tables = [pd.DataFrame(np.ones((5, 6)))] * 2
+    with pytest.raises(ValueError, match="6 channels as in the first, got 1 in 2"):
+        fitted.predict([*tables, pd.DataFrame(np.ones((5, 1)))])
+    with pytest.raises(ValueError, match="6 channels as in fit, got 3"):
         fitted.predict(np.ones((2, 3, 100)))
 
 

@@ -94,6 +94,25 @@ def test_series_do_not_see_each_other():
         np.testing.assert_allclose(alone.quantiles, whole.quantiles[one], rtol=1e-9)
 
 
+def test_lengths_of_others_and_what_lies_before_a_series_change_nothing():
+    """Series of 13 to 150 steps, which are tried on windows of different lengths, beside each other and alone."""
+    lengths = np.array([13, 20, 26, 30, 60, 100, 150])
+    base, promotion = weekly(series=7)
+    y = base + 20 * promotion[..., 0]
+    past = np.concatenate([promotion, np.cumsum(promotion, axis=1) - 20], axis=-1)[:, :150]
+    future = np.concatenate([promotion[:, 150:], np.full((7, 14, 1), np.nan)], axis=-1)
+    before = np.arange(150) < 150 - lengths[:, None]
+    context = np.where(before, np.nan, y[:, :150])
+    past[before] = np.nan
+    whole = run(context, past, future)
+    assert len(set(whole.chosen)) > 1
+    for row, length in enumerate(lengths):
+        one = slice(row, row + 1)
+        alone = run(context[one, -length:], past[one, -length:], future[one])
+        np.testing.assert_allclose(alone.mean, whole.mean[one], rtol=1e-9)  # Seasonal Naive's spread counts padding
+        assert alone.chosen == whole.chosen[one]
+
+
 def test_a_unit_of_the_covariate_or_the_series_does_not_matter():
     base, promotion = weekly()
     y = base + 20 * promotion[..., 0]

@@ -181,6 +181,18 @@ def test_serialises_whole(tmp_path, model, dataset):
         assert a.forecast_keys == b.forecast_keys
 
 
+def test_numbers_of_any_kind(tmp_path, model):
+    wide = TsseqPredictor(
+        np.int64(3), model, batch_size=np.int64(2), coarser=np.array([3]), quantile_levels=np.array([0.5])
+    )
+    wide.serialize(tmp_path)
+    entries = [{"start": pd.Period("2020", "D"), "target": [1, None, 3, 4]}]
+    (forecast,) = GluonPredictor.deserialize(tmp_path).predict(entries)
+    entries = [{"start": pd.Period("2020", "D"), "target": np.array([1, np.nan, 3, 4])}]
+    (expected,) = TsseqPredictor(3, model, coarser=(3,), quantile_levels=(0.5,)).predict(entries)
+    np.testing.assert_array_equal(forecast.forecast_array, expected.forecast_array)
+
+
 def test_nothing_observed_is_zero(model, caplog):
     entries = [{"item_id": "void", "start": pd.Period("2020", "D"), "target": np.full(5, np.nan)}]
     with caplog.at_level(logging.WARNING):
@@ -210,6 +222,21 @@ def test_the_estimator_fine_tunes_and_trains(model, caplog):
         TsseqEstimator(6, None, mixer="transformer")
 
 
+def test_the_estimator_says_what_is_wrong_before_it_trains(model):
+    for settings, message in (
+        ({"quantile_levels": (1.5,)}, "quantile levels"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"max_steps": 0}, "max_steps"),
+        ({"spread": 0.0}, "spread"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            TsseqEstimator(6, model, **settings)
+    with pytest.raises(ValueError, match="prediction_length"):
+        TsseqEstimator(-1, model)
+    with pytest.raises(TypeError, match="nonsense"):
+        TsseqEstimator(6, model, nonsense=1)
+
+
 def test_bad_input_says_what_to_do(model):
     predictor, start = TsseqPredictor(2, model), pd.Period("2020", "D")
     for entry, message in (
@@ -217,6 +244,7 @@ def test_bad_input_says_what_to_do(model):
         ({"start": pd.Timestamp("2020"), "target": np.ones(3)}, "pandas Period"),
         ({"start": start, "target": np.ones(0)}, r"shape \(time,\)"),
         ({"start": start, "target": np.array([1.0, np.inf])}, "NaN for missing"),
+        ({"start": start, "target": ["a", "b"]}, "target of numbers"),
     ):
         with pytest.raises(GluonTSDataError, match=message):
             list(predictor.predict([entry]))

@@ -14,6 +14,9 @@ pytest.importorskip("sktime")
 
 from sktime.datasets import load_airline
 from sktime.forecasting.base import ForecastingHorizon
+from sktime.forecasting.naive import NaiveForecaster
+from sktime.performance_metrics.forecasting import MeanAbsoluteError
+from sktime.transformations.series.difference import Differencer
 
 from tsseq.adapters.shared_model import SharedModel
 from tsseq.adapters.sktime import TsseqForecaster
@@ -132,14 +135,27 @@ def test_columns_keep_their_order_and_rows_their_names(forecaster):
 
 
 def test_series_in_any_order_and_in_a_hierarchy(forecaster):
+    """Forecasts come in the order of the series, as those of sktime: it pairs both by position."""
     y = panel(columns=1)
     mixed = pd.concat([y.loc[[name]] for name in ("s3", "s0", "s4", "s1", "s2")])
     expected = forecaster.fit(y).predict(fh=[1, 2])
-    pd.testing.assert_frame_equal(forecaster.clone().fit(mixed).predict(fh=[1, 2]), expected)
+    pd.testing.assert_frame_equal(forecaster.clone().fit(mixed).predict(fh=[1, 2]).sort_index(), expected)
     deep = pd.concat({"north": y, "all": mixed * 2}, names=["region"])
     both = forecaster.clone().fit(deep).predict(fh=[1, 2])
     np.testing.assert_allclose(both.loc["north"], expected, rtol=1e-6)
-    assert both.index.equals(ForecastingHorizon([1, 2]).get_expected_pred_idx(deep, pd.Index([39])))
+    for table in (mixed, deep):
+        naive = NaiveForecaster().fit(table).predict(fh=[1, 2])
+        assert forecaster.clone().fit(table).predict(fh=[1, 2]).index.equals(naive.index)
+
+
+def test_transformers_and_metrics_meet_the_series_they_belong_to(forecaster):
+    y = panel(columns=1)
+    y["c0"] += 1000.0 * y.index.get_level_values(0).map({f"s{i}": i for i in range(5)}).to_numpy()
+    mixed = pd.concat([y.loc[[name]] for name in ("s3", "s0", "s4", "s1", "s2")])
+    past, ahead = (mixed[mixed.index.get_level_values(1).isin(days)] for days in (range(36), range(36, 40)))
+    forecast = (Differencer() * forecaster.clone()).fit(past, fh=[1, 2, 3, 4]).predict()
+    assert (forecast - ahead).abs().max(axis=None) < 100
+    assert MeanAbsoluteError()(ahead, forecaster.fit(past, fh=[1, 2, 3, 4]).predict()) < 100
 
 
 def test_series_that_end_early_are_forecast_at_the_common_times(forecaster, checkpoint):
@@ -209,7 +225,58 @@ def test_update_of_a_panel_with_overlap_gap_and_a_new_series(forecaster):
     new = late.query("day >= 15 or shop == 's1'")
     forecaster.fit(old * 1.0).update(new)
     expected = forecaster.clone().fit(late)
-    pd.testing.assert_frame_equal(forecaster.predict(fh=[1, 2]), expected.predict(fh=[1, 2]))
+    forecast = forecaster.predict(fh=[1, 2])
+    pd.testing.assert_frame_equal(forecast.sort_index(), expected.predict(fh=[1, 2]))
+    assert list(forecast.index.unique(0)) == ["s0", "s2", "s1"]
+
+
+def stamped(freq, length=60):
+    """A series of daily or other steps whose index does not carry its frequency."""
+    stamps = pd.date_range("2024-01-01", periods=length, freq=freq)
+    return pd.Series(10 + np.arange(length) % 5, pd.DatetimeIndex(stamps, freq=None), float)
+
+
+@pytest.mark.parametrize("rows", [slice(None, 5), slice(None, 55), slice(None, 60, 3)])
+def test_a_frequency_that_is_given_places_rows_and_forecasts(checkpoint, rows):
+    """Whatever the rows look like: five business days in one week are five days, too."""
+    y = stamped("B")[rows]
+    forecast = TsseqForecaster(checkpoint, freq="B").fit(y).predict(fh=[1, 2, 3])
+    ahead = pd.bdate_range(y.index[-1], periods=4)[1:]
+    assert list(forecast.index) == list(ahead)
+    grid = y.reindex(pd.bdate_range(y.index[0], y.index[-1])).to_numpy()
+    np.testing.assert_allclose(forecast, bare(checkpoint, [grid], 3)[0, :, 0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("freq", [None, "B"])
+@pytest.mark.parametrize("fh", [None, [1, 2]])
+@pytest.mark.parametrize("rows", [[50], [50, 51], [50, 52], [50, 51, 52, 53, 54]])
+def test_an_update_keeps_the_frequency(checkpoint, freq, fh, rows):
+    y = stamped("B")
+    forecaster = TsseqForecaster(checkpoint, freq=freq).fit(y[:50], fh=fh).update(y.iloc[rows])
+    expected = TsseqForecaster(checkpoint, freq="B").fit(pd.concat([y[:50], y.iloc[rows]])).predict(fh=[1, 2])
+    pd.testing.assert_series_equal(forecaster.predict(fh=[1, 2]), expected, check_freq=False)
+
+
+def test_an_update_that_is_refused_changes_nothing(forecaster):
+    y = pd.DataFrame({"a": stamped("D"), "b": stamped("D") * 2})
+    expected = forecaster.fit(y[:50], fh=[1]).predict()
+    between = y[50:].set_axis(y.index[50:] + pd.Timedelta(hours=7))
+    for wrong, message in [
+        (y[50:].rename(columns={"a": "c"}), "the columns of fit, 'a', 'b', got 'c', 'b'"),
+        (y[50:][["a"]], "the columns of fit, 'a', 'b', got 'a'"),
+        (y[50:] * np.inf, "infinite"),
+        (between, "whole steps of 'D'"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            forecaster.update(wrong)
+        pd.testing.assert_frame_equal(forecaster.predict(), expected)
+
+
+def test_the_name_of_a_single_series_may_change(forecaster):
+    y = load_airline()
+    expected = forecaster.fit(y[:110]).predict(fh=[1])
+    updated = forecaster.clone().fit(y[:100]).update(y[100:110].rename(None)).predict(fh=[1])
+    assert updated.tolist() == expected.tolist()
 
 
 def test_missing_values(forecaster, checkpoint):

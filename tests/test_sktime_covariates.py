@@ -76,5 +76,8 @@ def test_ignored_covariates_are_named(forecaster):
         forecaster.clone().fit(y).predict(fh=[1], X=X.query("day >= 60"))
     with pytest.warns(UserWarning, match="never change: c1"):
         forecaster.clone().fit(y, X=X.assign(c1=3.0)).predict(fh=[1])
+    history = X.query("day < 60")
+    with pytest.raises(ValueError, match="X with rows after the cutoff, 59, .* of 2 steps, got rows from 0 to 59"):
+        forecaster.clone().fit(y, X=history).predict(fh=[2], X=history)
     with pytest.raises(ValueError, match="finite values .* in X.*'c1'"):
         forecaster.clone().fit(y, X=X.assign(c1=np.inf))

@@ -113,15 +113,23 @@ class _Candidates:
 
         What is `unknown` of the future (series × horizon × covariate) is not looked at here either.
         """
-        length = context.shape[1]
-        horizon = max(1, min(unknown.shape[1], length // 5))
-        count = min(self.config.windows, length // (2 * horizon) - 1)
-        if length < SHORTEST or count < 1:
-            return np.zeros(len(context), np.int64)
+        lengths = context.shape[1] - _starts(context)
+        horizons = np.minimum(unknown.shape[1], lengths // 5).clip(min=1)
+        counts = np.minimum(self.config.windows, lengths // (2 * horizons) - 1)
+        counts[lengths < SHORTEST] = 0
+        chosen = np.zeros(len(context), np.int64)
+        for horizon, count in np.unique(np.stack([horizons, counts], 1)[counts > 0], axis=0):
+            same = (horizons == horizon) & (counts == count)
+            chosen[same] = self._choose(context[same], past[same], unknown[same, :horizon], int(count))
+        return chosen
+
+    def _choose(self, context: Array, past: Array, unknown: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
+        """Of series that are tried on the same windows, `count` of the length of `unknown`."""
+        length, horizon = context.shape[1], unknown.shape[1]
         losses = np.zeros((len(KINDS), len(context)))
         for window in range(count, 0, -1):
             cut, end = length - window * horizon, length - (window - 1) * horizon
-            ahead = np.where(unknown[:, :horizon], np.nan, past[:, cut:end])
+            ahead = np.where(unknown, np.nan, past[:, cut:end])
             shifts = self.shifts(context[:, :cut], past[:, :cut], ahead)
             rest = (context[:, :cut] - shifts[..., :cut]).reshape(-1, cut)
             forecast = np.asarray(self.model.forecast(rest, horizon, (0.5,)).quantiles).reshape(*shifts.shape[:2], -1)
@@ -132,13 +140,15 @@ class _Candidates:
 
     def shifts(self, context: Array, past: Array, future: Array) -> Array:
         """What the covariates explain of history and future: KINDS × series × (time + horizon)."""
-        features = _lagged(self._complete(past, future), past.shape[1], self.config.lags)
-        history = features[:, : past.shape[1]]
+        length = past.shape[1]
+        inside = np.arange(length + future.shape[1]) >= _starts(context)[:, None]
+        features = _lagged(self._complete(past, future), inside, length, self.config.lags)
         observed = ~np.isnan(context)
-        levels = ridge(history, context, observed, self.config.penalties)
+        levels = ridge(features[:, :length], context, observed, self.config.penalties)
         steps = observed[:, 1:] & observed[:, :-1]
-        changes = ridge(np.diff(history, axis=1), np.diff(context, axis=1), steps, self.config.penalties)
-        weights = np.stack([np.zeros_like(levels), levels, changes])
+        changes = np.where(inside[:, : length - 1, None], np.diff(features[:, :length], axis=1), 0.0)
+        slopes = ridge(changes, np.diff(context, axis=1), steps, self.config.penalties)
+        weights = np.stack([np.zeros_like(levels), levels, slopes])
         return np.asarray(np.einsum("stf,ksf->kst", features, weights))
 
     def _complete(self, past: Array, future: Array) -> Array:
@@ -146,9 +156,11 @@ class _Candidates:
         filled = _fill(past)
         series, covariate = np.asarray(np.isnan(future).any(1)).nonzero()
         if len(series):
-            forecast = self.model.forecast(filled[series, :, covariate], future.shape[1], (0.5,))
+            begun = np.maximum.accumulate(~np.isnan(past), axis=1)
+            histories = np.where(begun, filled, np.nan)[series, :, covariate]
+            forecast = self.model.forecast(histories, future.shape[1], (0.5,))
             guess = future.copy()
-            guess[series, :, covariate] = np.asarray(forecast.quantiles)[..., 0]
+            guess[series, :, covariate] = np.nan_to_num(np.asarray(forecast.quantiles)[..., 0])
             future = np.where(np.isnan(future), guess, future)
         return np.concatenate([filled, future], axis=1)
 
@@ -184,9 +196,18 @@ def ridge(features: Array, target: Array, observed: NDArray[np.bool_], penalties
     return coefficients
 
 
-def _lagged(covariates: Array, length: int, lags: int) -> Array:
+def _starts(context: Array) -> NDArray[np.int64]:
+    """Where each series begins: the position of its first value. What lies before says nothing of it, and how much
+    does hangs on the other series of the batch."""
+    observed = ~np.isnan(context)
+    return np.asarray(np.where(observed.any(1), observed.argmax(1), context.shape[1]), np.int64)
+
+
+def _lagged(covariates: Array, inside: NDArray[np.bool_], length: int, lags: int) -> Array:
     """Each covariate and its last values, relative to its mean in the history; before the first there is the mean."""
-    centred = covariates - covariates[:, :length].mean(1, keepdims=True)
+    own = inside[..., None]
+    total = np.where(own, covariates, 0.0)[:, :length].sum(1, keepdims=True)
+    centred = np.where(own, covariates - total / inside[:, None, :length].sum(2, keepdims=True).clip(min=1), 0.0)
     delayed = [np.pad(centred[:, : centred.shape[1] - lag], ((0, 0), (lag, 0), (0, 0))) for lag in range(lags + 1)]
     return np.concatenate(delayed, axis=-1)
 

@@ -72,19 +72,46 @@ class Recipe:
         return ClassifierConfig(channels, classes, stride=stride, kernel=kernel, rescaled=rescaled, backbone=backbone)
 
 
+@dataclass(frozen=True)
+class Units:
+    """What a channel's values are counted from and in, before they are rounded to float32.
+
+    That is 0 and 1, but for channels of which float32 would lose more than a tenth of a percent: on a level far above
+    their changes, as of time stamps, or out of its range.
+    """
+
+    origin: NDArray[np.float64]
+    unit: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, values: NDArray[np.floating[Any]]) -> Units:
+        """For a training set, case × time × channel."""
+        channels = [column[~np.isnan(column)] for column in values.reshape(-1, values.shape[-1]).T.astype(np.float64)]
+        middle = np.array([column.mean() if len(column) else 0.0 for column in channels])
+        spread = np.array([np.abs(c - m).max(initial=0.0) for c, m in zip(channels, middle, strict=True)])
+        lost = (spread > 0) & ((np.abs(middle) > 1e4 * spread) | (spread < 1e-15) | (spread > 1e15))
+        return cls(np.where(lost, middle, 0.0), np.where(lost, spread, 1.0))
+
+    def count(self, values: NDArray[np.floating[Any]]) -> Values:
+        """The values in these units."""
+        return np.asarray((values - self.origin) / self.unit, np.float32)
+
+
 class Ensemble:
     """Trained classifiers, never changed again: copies share them, a pickle holds configurations and bare weights."""
 
-    def __init__(self, members: tuple[Classifier, ...]) -> None:
-        self.members = members
+    def __init__(self, members: tuple[Classifier, ...], units: Units) -> None:
+        self.members, self.units = members, units
 
     @property
     def channels(self) -> int:
         return self.members[0].config.channels
 
-    def probabilities(self, values: Values, device: str | torch.device = "cpu") -> NDArray[np.float64]:
+    def probabilities(
+        self, values: NDArray[np.floating[Any]], device: str | torch.device = "cpu"
+    ) -> NDArray[np.float64]:
         """The mean over members, case × class, of series (case × time × channel, NaN where missing)."""
-        rows = torch.from_numpy(np.asarray(values, np.float32))
+        rows = torch.from_numpy(self.units.count(values))
         each = [log_probabilities(member.to(device), rows).double().exp() for member in self.members]
         mean = torch.stack(each).mean(0).numpy()
         return np.asarray(mean / mean.sum(1, keepdims=True))
@@ -93,11 +120,11 @@ class Ensemble:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _from_bytes, ([(member.config.to_dict(), _to_bytes(member)) for member in self.members],)
+        return _from_bytes, ([(member.config.to_dict(), _to_bytes(member)) for member in self.members], self.units)
 
 
 def train(
-    values: Values,
+    values: NDArray[np.floating[Any]],
     labels: Labels,
     classes: int,
     recipe: Recipe,
@@ -111,6 +138,9 @@ def train(
     `held_out` cases, if given, decide for every member when to stop; otherwise a share of the training set does, if
     the recipe has one.
     """
+    units = Units.of(values)
+    values = units.count(values)
+    held_out = None if held_out is None else (units.count(held_out[0]), held_out[1])
     config = recipe.network(values.shape[1], values.shape[2], classes, outshone_channels(values))
     members = []
     for number in np.random.default_rng(seed).integers(2**31, size=recipe.members):
@@ -118,7 +148,7 @@ def train(
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(number)  # initial weights and dropout
             members.append(fit(Classifier(config), values, labels, training, held_out=held_out, device=device))
-    return Ensemble(tuple(members))
+    return Ensemble(tuple(members), units)
 
 
 def _to_bytes(member: Classifier) -> bytes:
@@ -126,10 +156,10 @@ def _to_bytes(member: Classifier) -> bytes:
     return bytes(safetensors.torch.save(weights))
 
 
-def _from_bytes(saved: list[tuple[dict[str, Any], bytes]]) -> Ensemble:
+def _from_bytes(saved: list[tuple[dict[str, Any], bytes]], units: Units) -> Ensemble:
     members = []
     for config, weights in saved:
         member = Classifier(ClassifierConfig.from_dict(config))
         member.load_state_dict(safetensors.torch.load(weights))
         members.append(member.eval())
-    return Ensemble(tuple(members))
+    return Ensemble(tuple(members), units)

@@ -54,6 +54,8 @@ class FinetuningConfig:
                 "expected horizon, max_steps, batch_size, patches, evaluate_every and patience of at least 1, "
                 f"got {counts}"
             )
+        if not self.learning_rate > 0:
+            raise ValueError(f"expected a positive learning_rate, got {self.learning_rate}")
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from gluonts.dataset.common import Dataset
 from gluonts.exceptions import GluonTSDataError
 from gluonts.model.estimator import Estimator
@@ -18,6 +19,9 @@ from tsseq.backbone import BackboneConfig
 from tsseq.checkpoint import load
 from tsseq.forecaster import Forecaster, ForecasterConfig
 from tsseq.inference import InferenceConfig
+
+if TYPE_CHECKING:
+    from tsseq.finetuning import FinetuningConfig
 
 logger = logging.getLogger(__name__)
 
@@ -53,26 +57,21 @@ class TsseqEstimator(Estimator):
         backbone = BackboneConfig(mixers=mixers, width=width, layers=layers, mlp_width=2 * width)
         self.prediction_length, self.model, self.device, self.predictor = prediction_length, model, device, predictor
         self.max_steps, self.batch_size, self.seed = max_steps, batch_size, seed
-        self.learning_rate = learning_rate or (2e-3 if model is None else 3e-4)
+        self.learning_rate = (2e-3 if model is None else 3e-4) if learning_rate is None else learning_rate
         self.network = ForecasterConfig(
             patch_length=patch_length, hidden_width=2 * width, max_context=64 * patch_length, backbone=backbone
         )
+        # What is wrong with settings is to be said before any training.
+        with torch.random.fork_rng(devices=[]):
+            TsseqPredictor(prediction_length, Forecaster(self.network), device="cpu", **predictor)
+        self._training()
 
     def train(self, training_data: Dataset, validation_data: Dataset | None = None, **kwargs: Any) -> TsseqPredictor:
         """Train on all series of `training_data`. `validation_data` is not looked at: each series has its own tail."""
-        from tsseq.finetuning import FinetuningConfig, finetune, train_from_scratch
+        from tsseq.finetuning import finetune, train_from_scratch
 
         series = [row.astype(np.float64) for entry in training_data for row in np.atleast_2d(read_target(entry))]
-        options = [option.name for option in dataclasses.fields(InferenceConfig)]
-        flags = {name: self.predictor[name] for name in options if name in self.predictor}
-        config = FinetuningConfig(
-            horizon=self.prediction_length + self.lead_time,
-            max_steps=self.max_steps,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            seed=self.seed,
-            inference=InferenceConfig(**flags),
-        )
+        config = self._training()
         device = str(resolve_device(self.device))
         try:
             if self.model is None:
@@ -86,3 +85,17 @@ class TsseqEstimator(Estimator):
             raise GluonTSDataError(str(error)) from error
         logger.info("%s", result)
         return TsseqPredictor(self.prediction_length, result.forecaster, device=self.device, **self.predictor)
+
+    def _training(self) -> FinetuningConfig:
+        from tsseq.finetuning import FinetuningConfig
+
+        options = [option.name for option in dataclasses.fields(InferenceConfig)]
+        flags = {name: self.predictor[name] for name in options if name in self.predictor}
+        return FinetuningConfig(
+            horizon=self.prediction_length + self.lead_time,
+            max_steps=self.max_steps,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            seed=self.seed,
+            inference=InferenceConfig(**flags),
+        )

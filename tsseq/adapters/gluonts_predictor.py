@@ -71,18 +71,19 @@ class TsseqPredictor(GluonPredictor):
                 f"got {prediction_length}, {batch_size} and {lead_time}"
             )
         check_levels(quantile_levels)
-        super().__init__(prediction_length, lead_time)
-        self.covariates = covariates
-        self.quantile_levels, self.batch_size = tuple(quantile_levels), batch_size
+        super().__init__(int(prediction_length), int(lead_time))
+        # Plain numbers, whatever kind was given: `serialize` writes them as JSON.
+        self.covariates = bool(covariates)
+        self.quantile_levels, self.batch_size = tuple(map(float, quantile_levels)), int(batch_size)
         self.forecaster = (model if isinstance(model, Forecaster) else load(model)).to(resolve_device(device))
         self.inference = InferenceConfig(
-            flip=flip,
-            nonnegative=nonnegative,
-            coarser=tuple(coarser),
-            recent=tuple(recent),
-            recent_short=tuple(recent_short),
-            phases=tuple(phases),
-            spread=spread,
+            flip=bool(flip),
+            nonnegative=bool(nonnegative),
+            coarser=tuple(map(int, coarser)),
+            recent=tuple(map(int, recent)),
+            recent_short=tuple(map(int, recent_short)),
+            phases=tuple(map(int, phases)),
+            spread=float(spread),
         )
 
     def predict(self, dataset: Dataset, batch_size: int | None = None, **kwargs: Any) -> Iterator[QuantileForecast]:
@@ -227,6 +228,11 @@ def read_target(entry: DataEntry) -> NDArray[Any]:
     target = np.asarray(entry["target"])
     if target.ndim not in (1, 2) or target.shape[-1] == 0:
         raise GluonTSDataError(f"{name}: expected a target of shape (time,) or (channel, time), got {target.shape}")
+    if target.dtype.kind not in "biuf":
+        try:
+            target = np.where(pd.isna(target), np.nan, target).astype(np.float64)
+        except (TypeError, ValueError) as error:
+            raise GluonTSDataError(f"{name}: expected a target of numbers, got {target.dtype}") from error
     if np.isinf(target).any():
         raise GluonTSDataError(f"{name}: expected finite values or NaN for missing, got an infinite value")
     return target

@@ -192,15 +192,22 @@ class TsseqClassifier(BaseClassifier):
         ]
 
 
-def _to_array(X: Panel) -> NDArray[np.float32]:
-    """Series as case × time × channel, NaN after the end of shorter ones. Raises ValueError for infinite values."""
+def _to_array(X: Panel) -> NDArray[np.float64]:
+    """Series as case × time × channel, NaN after the end of shorter ones.
+
+    Raises ValueError for infinite values and for series of different numbers of channels.
+    """
     if isinstance(X, np.ndarray):
-        values = np.asarray(X, np.float32).transpose(0, 2, 1)
+        values = np.asarray(X, np.float64).transpose(0, 2, 1)
     else:
-        length = max(len(table) for table in X)
-        values = np.full((len(X), length, X[0].shape[1]), np.nan, np.float32)
+        length, channels = max(len(table) for table in X), X[0].shape[1]
+        values = np.full((len(X), length, channels), np.nan)
         for row, table in enumerate(X):
-            values[row, : len(table)] = table.to_numpy(dtype=np.float32, na_value=np.nan)
+            if table.shape[1] != channels:
+                raise ValueError(
+                    f"expected series of {channels} channels as in the first, got {table.shape[1]} in {row}"
+                )
+            values[row, : len(table)] = table.to_numpy(dtype=np.float64, na_value=np.nan)
     if np.isinf(values).any():
         case = int(np.argwhere(np.isinf(values))[0, 0])
         raise ValueError(

@@ -16,7 +16,7 @@ from sklearn.utils import check_random_state
 from sktime.forecasting.base import BaseForecaster, ForecastingHorizon
 
 from tsseq.adapters.shared_model import SharedModel, resolve_device
-from tsseq.adapters.sktime_grid import Grid, align, find_frequency, future_index, places
+from tsseq.adapters.sktime_grid import Grid, align, find_frequency, future_index, merge, places, to_rows, with_frequency
 from tsseq.backbone import BackboneConfig
 from tsseq.forecaster import Forecaster, ForecasterConfig
 from tsseq.frequency import Frequency
@@ -114,6 +114,8 @@ class TsseqForecaster(BaseForecaster):
     # The context is kept once, as long as the network reads; sktime need not keep the data too.
     _config = {"remember_data": False}
     _cutoff: Any
+    _cur_y: Any
+    _cur_X: Any
 
     def __init__(
         self,
@@ -167,7 +169,7 @@ class TsseqForecaster(BaseForecaster):
             self.set_tags(**{"capability:exogenous": False})
 
     def __post_init__(self) -> None:
-        self._y = self._X = None
+        self._y = self._X = self._cur_y = self._cur_X = None
         self._frequency: Frequency | None = None
         for name, allowed in (("mode", MODES), ("point", POINTS)):
             if getattr(self, name) not in allowed:
@@ -178,19 +180,27 @@ class TsseqForecaster(BaseForecaster):
                 f"{type(self.model).__name__}: write it with save_pretrained(path) and pass the path"
             )
 
-    def _set_cutoff_from_y(self, y: pd.DataFrame) -> None:
-        super()._set_cutoff_from_y(y)
-        self._frequency = find_frequency(y.index, self.freq) or self._frequency
-        cutoff = self._cutoff
-        if self._frequency is not None and isinstance(cutoff, pd.DatetimeIndex) and cutoff.freq is None:
-            try:
-                self._cutoff = pd.DatetimeIndex(cutoff, freq=self._frequency.offset_alias)
-            except ValueError:
-                pass  # such as the 15th of each month: no pandas offset says it, and `_future` does without
-
-    def _fit(self, y: pd.DataFrame, X: pd.DataFrame | None, fh: ForecastingHorizon | None) -> TsseqForecaster:
+    def _update_y_X(self, y: pd.DataFrame, X: pd.DataFrame | None = None, enforce_index_type: Any = None) -> None:
+        """As sktime's, once both are known to be usable, so that an update that is refused changes nothing."""
         self._check("y", y)
         self._check("X", X)
+        if self._cur_y is not None and y is not None:
+            single = y.shape[1] == self._cur_y.shape[1] == 1  # the name of a single column may change
+            if not single and set(y.columns) != set(self._cur_y.columns):
+                known, got = (", ".join(map(repr, table.columns)) for table in (self._cur_y, y))
+                raise ValueError(f"expected the columns of fit, {known}, got {got}")
+            for table in (y, X):
+                if table is not None:
+                    align(table.index, self._cutoff, self._frequency or find_frequency(table.index, self.freq))
+        super()._update_y_X(y, X, enforce_index_type)
+
+    def _set_cutoff_from_y(self, y: pd.DataFrame) -> None:
+        self._frequency = self._frequency or find_frequency(y.index, self.freq)
+        super()._set_cutoff_from_y(y)
+        if self._frequency is not None:
+            self._cutoff = with_frequency(self._cutoff, self._frequency)
+
+    def _fit(self, y: pd.DataFrame, X: pd.DataFrame | None, fh: ForecastingHorizon | None) -> TsseqForecaster:
         self._cur_y, self._cur_X = y, X
         self._shared = self._train(y, fh)
         self._keep_tail()
@@ -206,7 +216,7 @@ class TsseqForecaster(BaseForecaster):
         config = FinetuningConfig(
             horizon=self.patch_length if fh is None else int(self._steps(fh).max()),
             max_steps=self.max_steps,
-            learning_rate=self.learning_rate or (3e-4 if fine_tune else 2e-3),
+            learning_rate=(3e-4 if fine_tune else 2e-3) if self.learning_rate is None else self.learning_rate,
             seed=int(check_random_state(self.random_state).randint(2**31)),
             inference=self._inference,
         )
@@ -245,10 +255,11 @@ class TsseqForecaster(BaseForecaster):
         )
 
     def _update(self, y: pd.DataFrame, X: pd.DataFrame | None = None, update_params: bool = True) -> TsseqForecaster:
-        self._check("y", y)
-        self._check("X", X)
-        self._cur_y = _merge(self._cur_y, y)
-        self._cur_X = X if self._cur_X is None else self._cur_X if X is None else _merge(self._cur_X, X)
+        if y.shape[1] == 1:
+            y = y.set_axis(self._cur_y.columns, axis=1)
+        self._cur_y = merge(self._cur_y, y)
+        if X is not None:
+            self._cur_X = X if self._cur_X is None else merge(self._cur_X, self._of_fit(X))
         if update_params and self.mode != "zero_shot":
             self._shared = self._train(self._cur_y, self._fh)
         self._keep_tail()
@@ -269,14 +280,14 @@ class TsseqForecaster(BaseForecaster):
     def _predict(self, fh: ForecastingHorizon, X: pd.DataFrame | None) -> pd.DataFrame:
         result, index = self._forecast(fh, X, (0.5,))
         values = result["mean"] if self.point == "mean" else result["quantiles"][..., 0]
-        return pd.DataFrame(_rows(values), index, self._cur_y.columns)
+        return pd.DataFrame(to_rows(values), index, self._cur_y.columns)
 
     def _predict_quantiles(self, fh: ForecastingHorizon, X: pd.DataFrame | None, alpha: list[float]) -> pd.DataFrame:
         levels = sorted(set(alpha))
         result, index = self._forecast(fh, X, tuple(levels))
         values = result["quantiles"][..., [levels.index(level) for level in alpha]]
         columns = pd.MultiIndex.from_product([self._get_varnames(), alpha])
-        return pd.DataFrame(_rows(values.transpose(0, 1, 3, 2)), index, columns)
+        return pd.DataFrame(to_rows(values.transpose(0, 1, 3, 2)), index, columns)
 
     def _forecast(
         self, fh: ForecastingHorizon, X: pd.DataFrame | None, levels: tuple[float, ...]
@@ -302,19 +313,28 @@ class TsseqForecaster(BaseForecaster):
         self, X: pd.DataFrame | None, grid: Grid, shape: tuple[int, ...], horizon: int
     ) -> Covariates | None:
         """X of `fit`, `update` and `predict` beside a context of this shape (series × column × time), if any."""
-        known = self._cur_X
         self._check("X", X)
-        if X is not None:
-            new = X.columns if known is None else X.columns.difference(known.columns, sort=False)
-            if len(new):
-                warn_of_ignored(list(new), "are not in the X of fit")
+        new = None if X is None else self._of_fit(X)
+        known = self._cur_X
         if known is None:
             return None
-        table = known if X is None else _merge(known, X[X.columns.intersection(known.columns, sort=False)])
-        table = table[known.columns]
+        table = known if new is None else merge(known, new)[known.columns]
         rows = align(table.index, self._cutoff, self._frequency).like(grid)
+        if new is not None and not ((rows.place > 0) & (rows.place <= horizon)).any():
+            raise ValueError(
+                f"expected X with rows after the cutoff, {self._cutoff[0]}, up to the horizon of {horizon} steps, "
+                f"got rows from {new.index.get_level_values(-1).min()} to {new.index.get_level_values(-1).max()}"
+            )
         values = rows.scatter(table, 1 - shape[-1], horizon).transpose(0, 2, 1).repeat(shape[1], axis=0)
         return Covariates(values[:, : shape[-1]], values[:, shape[-1] :], list(known.columns))
+
+    def _of_fit(self, X: pd.DataFrame) -> pd.DataFrame:
+        """The columns that the X of `fit` has, with a warning where there are others."""
+        known = X.columns[:0] if self._cur_X is None else self._cur_X.columns
+        others = X.columns.difference(known, sort=False)
+        if len(others):
+            warn_of_ignored(list(others), "are not in the X of fit")
+        return X[X.columns.intersection(known, sort=False)]
 
     def _steps(self, fh: ForecastingHorizon) -> NDArray[np.int64]:
         """Steps after the cutoff, rising."""
@@ -359,21 +379,6 @@ class TsseqForecaster(BaseForecaster):
         pretrained = {**quick, "model": str(_tiny_checkpoint())}
         new = {**quick, "mode": "from_scratch", "mixer": "lru", "width": 8, "layers": 1, "point": "mean"}
         return [pretrained, {**pretrained, "mode": "fine_tune", "covariates": False}, new]
-
-
-def _rows(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """series × column × ... × step to one row per series and step."""
-    moved = np.moveaxis(values, -1, 1)
-    return moved.reshape(moved.shape[0] * moved.shape[1], -1)
-
-
-def _merge(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
-    """All rows of both in order; where both have one, the new one, but for what it misses."""
-    both = pd.concat([old, new])
-    repeated = both.index.duplicated(keep="last")
-    if repeated.any():
-        both = new.combine_first(old)[old.columns]
-    return both.sort_index()
 
 
 @functools.cache

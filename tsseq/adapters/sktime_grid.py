@@ -20,7 +20,8 @@ Values = NDArray[np.float64]
 class Grid:
     """Where each row of a table belongs.
 
-    instances   the names of the series in sorted order (as sktime returns them), None for a single series
+    instances   the names of the series in the order of their first rows, None for a single series; sktime pairs
+                forecasts with series by position
     series      row: position of its series in `instances`
     place       row: steps after the cutoff, 0 at the cutoff, negative before it
     """
@@ -87,6 +88,18 @@ def find_frequency(index: pd.Index, freq: Any = None) -> Frequency | None:
     return time_index.infer(stamps) if len(stamps) > 1 else None
 
 
+def with_frequency(cutoff: pd.Index, frequency: Frequency) -> pd.Index:
+    """The cutoff, time stamps of which carry this frequency, and none where no pandas offset says it (the 15th of each
+    month); sktime gives them what their last rows look like."""
+    if not isinstance(cutoff, pd.DatetimeIndex):
+        return cutoff
+    bare = cutoff[[0]]  # without its frequency
+    try:
+        return pd.DatetimeIndex(bare, freq=frequency.offset_alias)
+    except ValueError:
+        return bare
+
+
 def future_index(cutoff: pd.Index, steps: Places, frequency: Frequency | None) -> pd.DatetimeIndex:
     """The time stamps `steps` after the cutoff, for frequencies that pandas cannot attach to an index."""
     if frequency is None:
@@ -104,13 +117,30 @@ def _places_of_stamps(index: pd.DatetimeIndex, cutoff: pd.DatetimeIndex, frequen
     return place[stamps.get_indexer(index)] - place[stamps.get_indexer(cutoff)]
 
 
-def _instances(index: pd.MultiIndex) -> tuple[pd.Index, Places]:
-    """Sorted names of the series, and for each row the position of its name."""
+def to_rows(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """series × column × ... × step to one row per series and step."""
+    moved = np.moveaxis(values, -1, 1)
+    return moved.reshape(moved.shape[0] * moved.shape[1], -1)
+
+
+def merge(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
+    """All rows of both, each series in the order of time; of two for one time the new one, but for what it misses."""
+    both = pd.concat([old, new])
+    merged = new.combine_first(old)[old.columns] if both.index.duplicated().any() else both
+    if not isinstance(merged.index, pd.MultiIndex):
+        return merged.sort_index()
+    instances, _ = _instances(both.index)
+    series = instances.get_indexer(merged.index.droplevel(-1))
+    return merged.iloc[np.lexsort((merged.index.get_level_values(-1), series))]
+
+
+def _instances(index: pd.Index) -> tuple[pd.Index, Places]:
+    """Names of the series, and for each row the position of its name."""
+    assert isinstance(index, pd.MultiIndex)
     sizes = [len(level) for level in index.levels[:-1]]
     flat = np.ravel_multi_index([np.asarray(codes, np.int64) for codes in index.codes[:-1]], sizes)
     _, first, inverse = np.unique(flat, return_index=True, return_inverse=True)
-    names = index[first].droplevel(-1)
-    order = names.argsort()
+    order = first.argsort()
     rank = np.empty(len(order), np.int64)
     rank[order] = np.arange(len(order))
-    return names[order], rank[inverse]
+    return index[first[order]].droplevel(-1), rank[inverse]
