@@ -59,6 +59,8 @@ def _check_case(op: "Op", case: str, inputs: dict[str, Any]) -> None:
                 with torch.no_grad():
                     plain = _leaves(function(**cast))
             for i, x in enumerate(plain):
+                kind = dtype.to_complex() if x.is_complex() else dtype
+                assert x.dtype == kind, f"{form}, {case}: {kind} expected as result {i}, {x.dtype} got"
                 found[f"result {i} without gradients"] = x
                 exact[f"result {i} without gradients"] = exact[f"result {i}"]
             assert found.keys() == exact.keys(), f"{form}, {case}: {sorted(exact)} expected, {sorted(found)} got"
@@ -73,6 +75,10 @@ def _run(
     """Named results and gradients, and the random weights of the results in the differentiated sum."""
     differentiable = {name: x.requires_grad_() for name, x in _named_leaves(inputs).items()}
     results = _leaves(function(**inputs))
+    if isinstance(cotangents, list):
+        assert len(results) == len(cotangents), f"{len(cotangents)} results expected, {len(results)} got"
+    for i, x in enumerate(results):
+        assert x.requires_grad, f"result {i} has no gradient"
     if isinstance(cotangents, Generator):
         cotangents = [torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=cotangents) for x in results]
     weights = [w.to(x.dtype) for w, x in zip(cotangents, results, strict=True)]
@@ -127,10 +133,11 @@ def relative_error(found: Tensor, exact: Tensor) -> float:
 
 def _strided(x: Any) -> Any:
     """The same values with gaps between them that hold NaN, and its last two axes exchanged in memory."""
-    if not _is_inexact(x) or x.ndim < 2:
+    if not _is_inexact(x) or x.ndim < 1:
         return x
-    room = torch.full((*x.mT.shape, 2), float("nan"), dtype=x.dtype, device=x.device)
-    view = room[..., 1].mT
+    vector = x.ndim == 1
+    room = torch.full((*(x if vector else x.mT).shape, 2), float("nan"), dtype=x.dtype, device=x.device)
+    view = room[..., 1] if vector else room[..., 1].mT
     view.copy_(x)
     return view.detach()
 
@@ -174,14 +181,16 @@ def _leaves(result: Any) -> list[Tensor]:
 def check_mixer(build: Callable[[], SequenceMixer], *, batch: int = 3, length: int = 37) -> None:
     """Raise AssertionError unless the mixer keeps the contract of `SequenceMixer`, in float64.
 
-    Stepping equals running in parallel, a split at any point equals the whole, the past never sees the future,
-    states are values (batch first, never changed in place), and every parameter receives a finite gradient.
+    Stepping equals running in parallel, a split at any point equals the whole, the past never sees the future, nor
+    one series another, states are values (batch first, never changed in place), gradients reach the input, and every
+    parameter receives a finite one.
     """
     mixer = build().double()
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(batch, length, mixer.width, generator=generator, dtype=torch.float64)
     whole, last = mixer(x)
     assert whole.shape == x.shape, f"expected output {tuple(x.shape)}, got {tuple(whole.shape)}"
+    assert whole.dtype == x.dtype, f"expected output of {x.dtype}, got {whole.dtype}"
     start = mixer.init_state(batch)
     assert all(leaf.shape[0] == batch for leaf in start), "a leaf of the state lacks the batch axis in front"
     before = [leaf.clone() for leaf in start]
@@ -190,7 +199,9 @@ def check_mixer(build: Callable[[], SequenceMixer], *, batch: int = 3, length: i
 
     state, outputs = start, []
     for t in range(length):
-        y, state = mixer.step(x[:, t], state)
+        before, given = [leaf.clone() for leaf in state], state
+        y, state = mixer.step(x[:, t], given)
+        assert all(torch.equal(a, b) for a, b in zip(before, given, strict=True)), "step changed its state"
         outputs.append(y)
     _close((torch.stack(outputs, 1), state), (whole, last), "step by step")
     for split in (1, length // 2, length - 1):
@@ -203,10 +214,33 @@ def check_mixer(build: Callable[[], SequenceMixer], *, batch: int = 3, length: i
     past = mixer(changed)[0][:, : length // 2]
     _close((past, ()), (whole[:, : length // 2], ()), "with another future")
 
+    alone, state = mixer(x[:1])
+    _close((alone, state), (whole[:1], tuple(leaf[:1] for leaf in last)), "alone in the batch")
+    _check_gradient_of_input(mixer, x, generator)
+
     whole.square().sum().backward()
     for name, parameter in mixer.named_parameters():
         assert parameter.grad is not None, f"{name} receives no gradient"
         assert parameter.grad.isfinite().all(), f"{name} receives a gradient that is not finite"
+
+
+def _check_gradient_of_input(mixer: SequenceMixer, x: Tensor, generator: Generator) -> None:
+    """Against a central difference along one direction, for the output and the last state together."""
+
+    def loss(x: Tensor) -> Tensor:
+        y, state = mixer(x)
+        return torch.stack([leaf.abs().square().sum() for leaf in (y, *state)]).sum()
+
+    direction, step = torch.randn(x.shape, generator=generator, dtype=x.dtype), 1e-6
+    leaf = x.clone().requires_grad_()
+    value = loss(leaf)
+    assert value.requires_grad, "no gradient reaches the input"
+    (gradient,) = torch.autograd.grad(value, leaf, allow_unused=True)
+    assert gradient is not None, "no gradient reaches the input"
+    with torch.no_grad():
+        slope = (loss(x + step * direction) - loss(x - step * direction)) / (2 * step)
+        error = float(((gradient * direction).sum() - slope).abs() / slope.abs())
+    assert error < 1e-4, f"the gradient of the input differs from a finite difference by {error:.1g} of it"
 
 
 def check_scaler(fit: Callable[[Tensor, Tensor], Scale]) -> None:
