@@ -130,8 +130,8 @@ def evaluate_split(
     train: LabelledSeries, test: LabelledSeries, protocol: str, seed: int, recipe: Recipe, device: str
 ) -> dict[str, Any]:
     """One training and test: the sizes of the parts, the accuracy, and the seconds it took."""
-    from tsseq.adapters.shared_model import resolve_device
     from tsseq.datasets import uea as archive
+    from tsseq.device import resolve_device
     from tsseq.ensemble import train as fit
 
     started, held_out = time.perf_counter(), None

@@ -121,7 +121,7 @@ def read_source(source: str, freq: str | None = None, columns: dict[str, Any] | 
 
 def _write(table: pd.DataFrame, path: Path) -> None:
     if path.suffix == ".csv":
-        table.to_csv(path, index=False, float_format="%.9g")  # nine digits carry a float32 whole
+        table.to_csv(path, index=False)  # as many digits as a number needs
     else:
         table.to_parquet(path, index=False)
 
@@ -169,11 +169,12 @@ def _series_table(panel: Panel, row: int, table: pd.DataFrame, width: int) -> Ta
 
 def _empty_table(title: str, heads: list[str], scale: str, width: int) -> Table:
     from rich import box
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
-    title = f"[bold]{escape(title)}[/]"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, width=width)
+    table = Table(
+        title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, width=width
+    )
     for column, head in enumerate([*heads, scale]):
         table.add_column(head, justify="right" if 0 < column < len(heads) else "left", no_wrap=True)
     return table
@@ -192,7 +193,7 @@ def _short(stamp: Any) -> str:
 
 
 def _number(value: float) -> str:
-    return "missing" if value != value else f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    return "missing" if value != value else f"{value:,.4g}" if abs(value) < 9999.5 else f"{value:,.0f}"
 
 
 class _Fan:
@@ -200,7 +201,7 @@ class _Fan:
 
     def __init__(self, values: list[float], room: int) -> None:
         finite = [value for value in values if value == value]
-        self.low, self.high = min(finite), max(finite)
+        self.low, self.high = min(finite, default=0.0), max(finite, default=0.0)
         self.ends = _number(self.low), _number(self.high)
         self.width = max(min(room, WIDEST_FAN), len(self.ends[0]) + 1 + len(self.ends[1]))
 
@@ -212,6 +213,8 @@ class _Fan:
         return " " * self._place(value) + "•" if value == value else ""
 
     def band(self, low: float, centre: float, high: float) -> str:
+        if low != low:
+            return ""
         left, middle, right = self._place(low), self._place(centre), self._place(high)
         bar = ["─"] * (right - left + 1)
         bar[min(max(middle - left, 0), len(bar) - 1)] = "[bold]●[/]"

@@ -70,9 +70,15 @@ def writing(path: Path) -> Iterator[Path]:
 
 
 def results_console() -> Console:
-    """Where tables are printed: never narrower than `NARROWEST`, as figures in them would be cut."""
+    """Where tables are printed: never narrower than `NARROWEST`, as figures in them would be cut, and with what an
+    encoding lacks (a file's on Windows) replaced, as all would be lost."""
+    import sys
+    from io import TextIOWrapper
+
     from rich.console import Console
 
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     console = Console()
     console.width = max(console.width, NARROWEST)
     return console

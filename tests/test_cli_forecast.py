@@ -1,5 +1,6 @@
 """`tsseq forecast`: what it prints, writes and draws, and one line for everything that can go wrong."""
 
+import os
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+import tsseq
 from tsseq.cli import output
 from tsseq.cli.__main__ import main
 
@@ -43,7 +45,7 @@ def test_forecast_of_a_long_file_as_parquet(checkpoint, tmp_path, capsys):
 
 def test_names_of_series_and_files_are_shown_as_they_are(checkpoint, tmp_path, capsys):
     """Nothing in them is markup of the terminal's or a formula of the picture's."""
-    names = ["sales [/kg]", "stock [red]", "cost $a_{$"]
+    names = ["sales [/kg]", "shop:new:[red]", "cost $a_{$"]
     days = pd.date_range("2024-01-01", periods=40)
     pd.DataFrame({"day": days, **dict.fromkeys(names, np.arange(40.0))}).to_csv(tmp_path / "in.csv", index=False)
     picture = tmp_path / "[red] plot.png"
@@ -53,6 +55,34 @@ def test_names_of_series_and_files_are_shown_as_they_are(checkpoint, tmp_path, c
     for text in (*names, str(picture)):
         assert text in said
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_series_that_ended_long_ago_is_missing_and_named(checkpoint, tmp_path, capsys):
+    values = np.where(np.arange(600) < 50, np.arange(600) % 7, np.nan)
+    pd.DataFrame({"x": values, "y": 9999.97}).to_csv(tmp_path / "in.csv", index=False)
+    out = tmp_path / "out.csv"
+    assert main(f"forecast {tmp_path}/in.csv --horizon 30 --checkpoint {checkpoint} --out {out}".split()) == 0
+    said = capsys.readouterr()
+    assert said.err.startswith("tsseq: warning: forecast as missing") and "'x'" in said.err and "'y'" not in said.err
+    assert "missing" in said.out and "10,000" in said.out and "e+" not in said.out
+    assert list(pd.read_csv(out).groupby("item_id")["0.5"].count()) == [0, 30]
+
+
+def test_digits_of_a_high_level_are_written(checkpoint, tmp_path):
+    pd.DataFrame({"x": 1e12 + np.arange(40) % 7}).to_csv(tmp_path / "in.csv", index=False)
+    out = tmp_path / "out.csv"
+    assert main(f"forecast {tmp_path}/in.csv --horizon 7 --checkpoint {checkpoint} --out {out}".split()) == 0
+    expected = tsseq.forecast(pd.read_csv(tmp_path / "in.csv"), 7, model=str(checkpoint))
+    written = pd.read_csv(out, float_precision="round_trip")
+    np.testing.assert_array_equal(written["mean"], expected["mean"])
+    assert written["0.9"].nunique() > 1
+
+
+def test_an_encoding_without_the_signs_of_the_fan_keeps_the_figures(tmp_path):
+    command = [sys.executable, "-m", "tsseq.cli", "forecast", "airline", "--horizon", "2"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 0 and "1961-02-01" in done.stdout
 
 
 @pytest.mark.parametrize("columns", [50, 80, 200])

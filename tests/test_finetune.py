@@ -1,6 +1,7 @@
 """Fine-tuning: it learns, it keeps what it cannot better, and it scores what it says it scores."""
 
 import copy
+import dataclasses
 import pickle
 import warnings
 
@@ -143,6 +144,28 @@ def test_bad_settings():
 
 
 sktime = pytest.importorskip("sktime")
+
+
+def test_time_that_is_over_between_evaluations(model):
+    """What was trained until then is scored, or nothing was and it is said."""
+    result = finetune(model, seasons(), config(max_minutes=1e-3, max_steps=100_000, evaluate_every=100_000))
+    assert len(result.scores) == 2 and result.scores[1][0] > 0 and "tail" in str(result)
+    untrained = dataclasses.replace(result, scores=result.scores[:1], after=result.before)
+    assert "before the first step" in str(untrained)
+    for minutes in (0.0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="max_minutes"):
+            config(max_minutes=minutes)
+
+
+@pytest.mark.parametrize("device", ["tpu", "cuda:x", "meta", "xpu"])
+def test_a_device_that_is_not_there(model, device):
+    with pytest.raises(ValueError, match=f"a device that this machine has, such as cpu or cuda, got '{device}'"):
+        finetune(model, seasons(), config(), device=device)
+
+
+def test_the_first_cpu_is_the_cpu(model):
+    first, cpu = (finetune(model, seasons(), config(max_steps=5), device=device) for device in ("cpu:0", "cpu"))
+    assert first.scores == cpu.scores
 
 
 def test_the_sktime_estimator_fine_tunes_and_keeps_its_weights(tmp_path, model):

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from tsseq.backbone import BackboneConfig, count_parameters
+from tsseq.checkpoint import load
 from tsseq.forecaster import Forecaster, ForecasterConfig
 from tsseq.inference import InferenceConfig, Predictor
 from tsseq.quantiles import mean_of_quantiles, resample_levels
@@ -53,6 +54,20 @@ def test_horizons_agree_where_they_overlap(model):
     long = model.forecast(series, 1024).quantiles
     assert long.shape == (2, 1024, 9)
     torch.testing.assert_close(model.forecast(series, 30).quantiles, long[:, :30], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_far_ahead_and_after_long_gaps_the_base_stays_near_its_history():
+    """Beyond the ages of training, too: 9,000 steps are 280 patches."""
+    base, rng = load("base"), np.random.default_rng(0)
+    series = [np.sin(np.arange(90.0)) + 5, rng.normal(size=500), rng.normal(size=500).cumsum(), np.arange(90.0) % 7]
+    ends = [np.append(values, np.full(5000, np.nan)) for values in series]
+    for values, far, near in zip(
+        series, base.forecast(series, 9000).quantiles, base.forecast(ends, 100).quantiles, strict=True
+    ):
+        spread = np.ptp(values)
+        for quantiles in (far, near):
+            assert quantiles.min() > values.min() - 5 * spread and quantiles.max() < values.max() + 5 * spread
 
 
 def test_constant_history_forecasts_the_constant(model):

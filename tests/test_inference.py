@@ -7,7 +7,7 @@ import torch
 
 from tsseq.backbone import BackboneConfig
 from tsseq.forecaster import DECILES, Forecast, Forecaster, ForecasterConfig
-from tsseq.inference import FAST, InferenceConfig, Predictor
+from tsseq.inference import FAST, InferenceConfig, Predictor, _weights
 from tsseq.resampling import blocks_ahead, coarsen, join_phases, pinball, refine, split_phases
 
 PLAIN = InferenceConfig(coarser=(), recent=(), recent_short=(), phases=())
@@ -201,3 +201,30 @@ def test_a_recent_reading_counts_where_the_past_has_changed():
     config = InferenceConfig(coarser=(), recent=(100,), phases=())
     changed = Predictor(Drifting(window=1000), config).forecast([series], 80).quantiles
     torch.testing.assert_close(changed, torch.ones_like(changed), rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize("levels", [(1.5,), (0.0, 0.5), (0.9, 0.1), ()])
+def test_bad_levels_are_refused(network, levels):
+    with pytest.raises(ValueError, match="quantile levels must rise"):
+        Predictor(network).forecast(torch.randn(40), 3, levels)
+
+
+def test_no_series_is_no_forecast(network):
+    assert Predictor(network).forecast([], 3).quantiles.shape == (0, 3, 9)
+
+
+@pytest.mark.parametrize("horizon", [3, 100])
+def test_what_ended_beyond_reach_is_missing_and_not_zero(network, horizon):
+    reach = network.config.max_context
+    ended = torch.cat([torch.randn(300) + 50, torch.full((reach + 100,), torch.nan)])
+    both = Predictor(network).forecast([ended, torch.randn(len(ended)) + 50], horizon).quantiles
+    assert both[0].isnan().all() and both[1].isfinite().all()
+
+
+def test_a_reading_that_saw_nothing_has_no_weight():
+    past = torch.tensor([[1.0, 1.0, 1.0], [0.5, 0.5, torch.nan], [2.0, 2.0, 2.0]])
+    unable = torch.tensor([[False, True, True], [False, False, True], [False, False, True]])
+    weights = _weights(past, unable, 0.1)
+    torch.testing.assert_close(weights[:, 0], torch.tensor([1.0, torch.e**5 - 1, 0.0]) / torch.e**5)
+    torch.testing.assert_close(weights[:, 1], torch.tensor([0.0, 1.0, 0.0]))
+    assert weights[:, 2].isnan().all()

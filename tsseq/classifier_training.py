@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 from tsseq.classifier import Classifier
+from tsseq.device import trainer_flags
 from tsseq.finetuning import quiet
 
 Values = NDArray[np.float32]
@@ -91,11 +92,9 @@ def fit(
     data, target = _tensors(values, labels)
     _normalise(classifier, data)
     best = _BestEpoch(*_tensors(*held_out), config.patience) if held_out is not None else None
-    accelerator, _, number = device.partition(":")
     with quiet():
         trainer = lightning.Trainer(
-            accelerator=accelerator,
-            devices=[int(number)] if number else 1,
+            **trainer_flags(device),
             max_steps=config.steps(len(data)),
             callbacks=[best] if best else [],
             gradient_clip_val=1.0,

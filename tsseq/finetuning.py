@@ -18,12 +18,16 @@ from lightning.pytorch.callbacks import Callback
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader
 
+from tsseq.device import trainer_flags
 from tsseq.forecaster import Forecaster, ForecasterConfig
 from tsseq.held_out import Tail, Values, Windows, hold_out
 from tsseq.inference import InferenceConfig, Predictor
 from tsseq.training import ForecasterModule, TrainingConfig
 
 Report = Callable[[int, float], None]
+
+
+MOST_MINUTES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ class FinetuningConfig:
             )
         if not self.learning_rate > 0:
             raise ValueError(f"expected a positive learning_rate, got {self.learning_rate}")
+        if self.max_minutes is not None and not 0 < self.max_minutes < MOST_MINUTES:
+            raise ValueError(f"expected max_minutes between 0 and {MOST_MINUTES}, got {self.max_minutes}")
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,8 @@ class Finetuned:
     def __str__(self) -> str:
         if self.improved:
             return f"improved: quantile loss on the held-out tail {self.before:.4f} before, {self.after:.4f} after"
+        if len(self.scores) < 2:
+            return "kept the weights as they were: the time was over before the first step"
         best = min(score for _, score in self.scores[1:])
         return f"kept the weights as they were: quantile loss on the held-out tail {self.before:.4f}, then {best:.4f}"
 
@@ -124,11 +132,9 @@ def _train(
     keeper = _BestWeights(tail, config, report)
     shape = (forecaster.config.patch_length, tail.horizon, config.patches)
     windows = Windows(training, *shape, batch_size=config.batch_size, seed=config.seed)
-    accelerator, _, number = device.partition(":")
     with quiet():
         trainer = lightning.Trainer(
-            accelerator=accelerator,
-            devices=[int(number)] if number else 1,
+            **trainer_flags(device),
             max_steps=config.max_steps,
             max_time=None if config.max_minutes is None else timedelta(minutes=config.max_minutes),
             callbacks=[keeper],
@@ -188,6 +194,10 @@ class _BestWeights(Callback):
         if step % self.config.evaluate_every == 0 or step == self.config.max_steps:
             self._score(module.forecaster, step)
             trainer.should_stop = trainer.should_stop or self.stale >= self.config.patience
+
+    def on_train_end(self, trainer: lightning.Trainer, module: ForecasterModule) -> None:
+        if trainer.global_step > self.scores[-1][0]:  # the time was over between two evaluations
+            self._score(module.forecaster, trainer.global_step)
 
     def _score(self, forecaster: Forecaster, step: int) -> None:
         score = self.tail.score(Predictor(forecaster, self.config.inference))

@@ -27,6 +27,9 @@ DECILES = tuple(k / 10 for k in range(1, 10))
 MAX_OUTPUT = 16.0
 MAX_BATCH = 512
 AGE_FEATURES = 8
+OLDEST = 96
+"""Patches. Longer gaps are hardly met in training, and ages beyond 128, the other half of the longest wave, not at all:
+there forecasts would go anywhere. From about 100 on they were seen to widen."""
 
 Context = Tensor | np.ndarray | Sequence[Any]
 Scaler = Literal["context", "causal"]
@@ -155,9 +158,12 @@ class Forecaster(nn.Module):
         return output.reshape(*hidden.shape[:2], self.config.patch_length, len(self.config.levels))
 
     def _age_features(self, age: Tensor) -> Tensor:
-        """Sines and cosines of the age in patches, at wave lengths from 2 patches up, and zero at age zero."""
+        """Sines and cosines of the age in patches, at wave lengths from 2 patches up, and zero at age zero.
+
+        What is older than OLDEST looks as old as that.
+        """
         waves = 2.0 ** torch.arange(1, AGE_FEATURES + 1, device=age.device)
-        angle = 2 * torch.pi * age[..., None] / waves
+        angle = 2 * torch.pi * age.clamp(max=OLDEST)[..., None] / waves
         return torch.cat([angle.sin(), angle.cos()], dim=-1) * (age > 0)[..., None]
 
     @torch.inference_mode()
@@ -167,8 +173,8 @@ class Forecaster(nn.Module):
         `context` is batch × time (or one series of shape time), or a list of series of any lengths, oldest
         value first, NaN where missing. The result does not depend on the rest of the batch. Levels other than
         the learned ones are interpolated, and extrapolated in the tails, along a normal distribution's
-        quantile function. A series without a single observed value is forecast as missing (NaN). The result is
-        in float32 if all histories are, and in float64 otherwise; the network itself runs in float32.
+        quantile function. A series without an observed value among the last `max_context` is forecast as missing (NaN).
+        The result is in float32 if all histories are, and in float64 otherwise; the network itself runs in float32.
 
         Raises ValueError for a horizon below 1, an empty or infinite history, a level outside (0, 1), or more steps
         than memory holds.

@@ -10,7 +10,7 @@ import torch
 
 from tsseq.array_typing import Tensor
 from tsseq.forecaster import Context, Forecast, Forecaster, as_series
-from tsseq.quantiles import mean_of_quantiles, resample_levels
+from tsseq.quantiles import check_levels, mean_of_quantiles, resample_levels
 from tsseq.resampling import blocks_ahead, coarsen, join_phases, pinball, refine, split_phases
 
 
@@ -92,18 +92,19 @@ class Predictor:
 
     def forecast(self, context: Context, horizon: int, quantile_levels: Sequence[float] | None = None) -> Forecast:
         """See `Forecaster.forecast`."""
+        known = self.forecaster.config.levels
+        levels = known if quantile_levels is None else tuple(quantile_levels)
+        check_levels(levels)
         reach = self.config.reach(self.forecaster.config.max_context)
         series = [values[-reach:] for values in as_series(context)]
-        known = self.forecaster.config.levels
         quantiles = self._plain(series, horizon).clone()
         for readings, rows in self._readable(series, horizon).items():
             quantiles[rows] = self._mixed([series[row] for row in rows], quantiles[rows], readings, horizon)
         if self.config.spread != 1:
             median = quantiles[..., len(known) // 2, None]
             quantiles = median + self.config.spread * (quantiles - median)
-        if self.config.nonnegative:
+        if self.config.nonnegative and series:
             quantiles = torch.where(_never_negative(series), quantiles.clamp(min=0), quantiles)
-        levels = known if quantile_levels is None else tuple(quantile_levels)
         return Forecast(resample_levels(quantiles, known, levels), mean_of_quantiles(quantiles, known), levels)
 
     def _plain(self, series: list[Tensor], horizon: int) -> Tensor:
@@ -149,7 +150,7 @@ class Predictor:
             past = torch.stack([self._past_errors(series, readings, horizon, back) for back in origins]).sum(0)
         # A phase, or all blocks, may never have been observed.
         unable = ahead.isnan().flatten(2).any(-1)
-        weights = _weights(past.masked_fill(unable, torch.inf), self.config.temperature)
+        weights = _weights(past, unable, self.config.temperature)
         return (weights[..., None, None].to(ahead.dtype) * ahead.nan_to_num()).sum(0)
 
     def _errors_on_the_way(self, series: list[Tensor], readings: tuple[Reading, ...]) -> Tensor:
@@ -182,14 +183,15 @@ class Predictor:
         return refine(quantiles, start, reading.factor, horizon)
 
 
-def _weights(past: Tensor, temperature: float) -> Tensor:
+def _weights(past: Tensor, unable: Tensor, temperature: float) -> Tensor:
     """Weight of each reading of each series, plain first, by its error relative to the plain reading's.
 
-    It rises from zero where a reading is no better, so that rounding cannot let one in.
+    It rises from zero where a reading is no better, so that rounding cannot let one in. NaN where all are `unable`.
     """
-    gain = 1 - past / past[:1]
+    gain = 1 - past.masked_fill(unable, torch.inf) / past[:1]
     weights = torch.expm1(gain.nan_to_num().clamp(min=0) / temperature)
     weights[0] = 1.0
+    weights = weights.masked_fill(unable, 0.0)
     return weights / weights.sum(0)
 
 

@@ -1,5 +1,6 @@
 """Forecasts of pandas tables: `tsseq.forecast`."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +95,10 @@ def forecast_panel(
     memory.require(len(panel) * horizon * (len(levels) + 3) * ENTRY, f"a table of {len(panel)} × {horizon} forecasts")
     futures = _futures(panel, horizon)
     result = _forecast(panel, horizon, tuple(rising), model, covariates)
+    nothing = np.isnan(np.asarray(result.mean)).all(1)
+    if nothing.any():
+        names = ", ".join(map(repr, panel.ids[nothing][:5]))
+        warnings.warn(f"forecast as missing, since nothing is observed as far back as is read: {names}", stacklevel=3)
     quantiles = np.asarray(result.quantiles, np.float64).reshape(len(panel) * horizon, len(levels))
     table = pd.DataFrame(
         {
@@ -144,24 +149,12 @@ def resolve(model: Model | str | Path | None = None, device: str | None = None, 
     if model is not None and not isinstance(model, str | Path):
         return model
     from tsseq.checkpoint import load
+    from tsseq.device import checked
     from tsseq.inference import FAST, InferenceConfig, Predictor
 
     forecaster = load("base" if model is None else model)
-    forecaster = forecaster if device is None else forecaster.to(_checked_device(device))
+    forecaster = forecaster if device is None else forecaster.to(checked(device))
     return Predictor(forecaster, FAST if fast else InferenceConfig())
-
-
-def _checked_device(device: str) -> str:
-    import torch
-
-    try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
-        raise ValueError(f"expected a torch device such as cpu, cuda or mps, got {device!r}") from error
-    backend = {"cuda": torch.cuda, "mps": torch.backends.mps}.get(kind)
-    if backend is not None and not backend.is_available():
-        raise ValueError(f"expected a device that this machine has, got {device!r}")
-    return device
 
 
 def check_horizon(horizon: int) -> None:

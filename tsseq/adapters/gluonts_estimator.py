@@ -14,9 +14,9 @@ from gluonts.exceptions import GluonTSDataError
 from gluonts.model.estimator import Estimator
 
 from tsseq.adapters.gluonts_predictor import TsseqPredictor, read_target
-from tsseq.adapters.shared_model import resolve_device
 from tsseq.backbone import BackboneConfig
 from tsseq.checkpoint import load
+from tsseq.device import resolve_device
 from tsseq.forecaster import Forecaster, ForecasterConfig
 from tsseq.inference import InferenceConfig
 

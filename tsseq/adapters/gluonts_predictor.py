@@ -17,8 +17,8 @@ from gluonts.model.forecast import QuantileForecast
 from gluonts.model.predictor import Predictor as GluonPredictor
 from numpy.typing import NDArray
 
-from tsseq.adapters.shared_model import resolve_device
 from tsseq.checkpoint import FILE_NAME, load, save
+from tsseq.device import resolve_device
 from tsseq.forecaster import DECILES, Forecaster
 from tsseq.inference import InferenceConfig, Predictor
 from tsseq.quantiles import check_levels

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
 import safetensors.torch
-import torch
 
 from tsseq.checkpoint import find, load
+from tsseq.device import resolve_device
 from tsseq.forecaster import Forecaster, ForecasterConfig
 
 
@@ -78,25 +77,6 @@ _latest: list[_Loaded] = []
 def clear_cache() -> None:
     """Forget every model that no estimator holds."""
     _latest.clear()
-
-
-def resolve_device(device: str) -> torch.device:
-    """`auto` is a GPU if there is one; a GPU that this machine lacks becomes the CPU, with a warning.
-
-    Raises ValueError for a name that torch does not know.
-    """
-    if device == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        return torch.device(name)
-    try:
-        where = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"expected a device such as auto, cpu, cuda or mps, got {device!r}") from error
-    if where.type == "cuda" and not torch.cuda.is_available():
-        # A model fitted on a GPU must still load where there is none.
-        warnings.warn(f"no CUDA device on this machine: {device!r} becomes the CPU", stacklevel=2)
-        return torch.device("cpu")
-    return where
 
 
 def _load_once(source: str, device: str) -> _Loaded:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 from sktime.classification.base import BaseClassifier
 
-from tsseq.adapters.shared_model import resolve_device
+from tsseq.device import resolve_device
 
 if TYPE_CHECKING:
     from tsseq.ensemble import Recipe

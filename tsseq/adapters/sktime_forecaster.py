@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 from sktime.forecasting.base import BaseForecaster, ForecastingHorizon
 
-from tsseq.adapters.shared_model import SharedModel, resolve_device
+from tsseq.adapters.shared_model import SharedModel
 from tsseq.adapters.sktime_grid import Grid, align, find_frequency, future_index, merge, places, to_rows, with_frequency
 from tsseq.backbone import BackboneConfig
+from tsseq.device import resolve_device
 from tsseq.forecaster import Forecaster, ForecasterConfig
 from tsseq.frequency import Frequency
 from tsseq.inference import InferenceConfig, Predictor
