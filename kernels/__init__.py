@@ -1,7 +1,8 @@
 """Every op by name: what runs, the loop that specifies it, and inputs that exercise it.
 
 An op is a pure function `(inputs..., initial_state) -> (output, final_state)`, named for the structure of its
-state transition. Gradients flow to every input and to the initial state. To add one: a folder beside this
+state transition. Gradients flow to every input and to the initial state; those of the forms in plain torch have
+gradients in turn, those of the GPU kernels raise RuntimeError when asked for them. To add one: a folder beside this
 file with `reference.py` (a loop, the specification) and `chunked.py` (parallel, plain torch), and a line here.
 """
 

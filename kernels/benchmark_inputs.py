@@ -20,7 +20,7 @@ def _normal(generator: Generator, *shape: int, dtype: torch.dtype = torch.float3
 
 
 def block_scan(generator: Generator, batch: int, length: int, head: int, width: int, dtype: torch.dtype) -> Inputs:
-    blocks = head * width // 4
+    blocks = -(-head * width // 4)
     step = 0.1 * _normal(generator, batch, length, blocks, 4, 4)
     transitions = torch.eye(4, device=generator.device) * 0.95 + step
     yield "blocks of 4", {"transitions": transitions, "inputs": _normal(generator, batch, length, blocks, 4)}
@@ -29,7 +29,7 @@ def block_scan(generator: Generator, batch: int, length: int, head: int, width: 
 def controlled_block_scan(
     generator: Generator, batch: int, length: int, head: int, width: int, dtype: torch.dtype
 ) -> Inputs:
-    omega, blocks = 16, head * width // 4
+    omega, blocks = 16, -(-head * width // 4)
     yield (
         f"blocks of 4, {omega} increments",
         {

@@ -106,7 +106,7 @@ def test_short_convolution(case: dict[str, Any]) -> None:
     batch = 1 if kernel > 8 else 2
     inputs = {"x": strided(normal(batch, length, width)), "weight": normal(width, kernel)}
     if case.get("state", True):
-        inputs |= {"bias": normal(width), "initial_state": normal(batch, kernel - 1, width)}
+        inputs |= {"bias": normal(width, 2)[:, 0], "initial_state": normal(batch, kernel - 1, width)}
     options = {name: case[name] for name in ("head_dim", "silu") if name in case}
     check(fused_convolution, short_convolution, inputs, case.get("dtype", torch.float32), **options)
 
@@ -268,7 +268,7 @@ def test_selective_scan(length: int, width: int, state: int) -> None:
         "A": -normal(width, state).exp(),
         "B": normal(2, length, state, seed=2),
         "C": strided(normal(2, length, state, seed=3)),
-        "D": normal(width),
+        "D": normal(width, 2)[:, 0],
         "initial_state": normal(2, width, state),
     }
     check(fused_selective, selective_scan, inputs, torch.float32)

@@ -39,6 +39,86 @@ def test_options_keep_the_contract(case):
     check_mixer(lambda: MIXERS[name](WIDTH, **options), length=21)
 
 
+EVERY = {name: (name, {}) for name in MIXERS} | CONTRACTS
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_a_sequence_has_a_position_and_the_width(name):
+    mixer = MIXERS[name](WIDTH)
+    for shape in ((2, 0, WIDTH), (2, 3, WIDTH + 1), (3, WIDTH)):
+        for state in (None, mixer.init_state(2)):
+            with pytest.raises(ValueError, match=rf"expected x \[batch, time >= 1, 8\], got \({shape[0]}, {shape[1]}"):
+                mixer(torch.zeros(shape), state)
+
+
+@pytest.mark.parametrize("case", [case for case in EVERY if not case.startswith("s4d")])  # FFTs need a series
+def test_a_batch_may_be_empty(case):
+    name, options = EVERY[case]
+    x = torch.zeros(0, 9, WIDTH, requires_grad=True)
+    y, state = MIXERS[name](WIDTH, **options)(x)
+    y.sum().backward()
+    assert y.shape == x.shape == x.grad.shape
+    assert all(leaf.shape[0] == 0 for leaf in state)
+
+
+def relative_gap(y, expected):
+    return float((y.float() - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("case", EVERY)
+def test_autocast_keeps_states_wide(case, dtype):
+    name, options = EVERY[case]
+    torch.manual_seed(0)
+    mixer, x = MIXERS[name](WIDTH, **options), torch.randn(2, 20, WIDTH)
+    expected = mixer(x)[0].detach()
+    with torch.autocast("cpu", dtype):
+        first, state = mixer(x[:, :9])
+        second, state = mixer(x[:, 9:], state)
+        y = torch.cat([first, second], 1).float()
+        y.square().sum().backward()
+    assert all(leaf.dtype == torch.float32 for leaf in state)
+    assert relative_gap(y.detach(), expected) < 0.02
+    assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in mixer.parameters())
+
+
+@pytest.mark.parametrize("case", EVERY)
+def test_narrow_parameters_keep_states_wide(case):
+    name, options = EVERY[case]
+    torch.manual_seed(0)
+    mixer, x = MIXERS[name](WIDTH, **options).bfloat16(), torch.randn(2, 20, WIDTH).bfloat16()
+    y, state = mixer(x)
+    y.float().square().sum().backward()
+    assert all(p.grad.isfinite().all() for p in mixer.parameters())
+    _, early = mixer(x[:, :19])
+    last, stepped = mixer.step(x[:, 19], early)
+    assert y.dtype == last.dtype == torch.bfloat16
+    assert all(leaf.dtype == torch.float32 for leaf in (*mixer.init_state(2), *state, *stepped))
+    expected = mixer.float()(x.float())[0].detach()
+    assert relative_gap(y.detach(), expected) < 0.02
+    assert relative_gap(last.detach(), expected[:, -1]) < 0.02
+
+
+@pytest.mark.parametrize("case", EVERY)
+def test_gradients_have_gradients(case):
+    """Kernels of attention that have none say so; the plain one has them."""
+    name, options = EVERY[case]
+    torch.manual_seed(0)
+    mixer = MIXERS[name](WIDTH, **options).double()
+    x, direction, other = torch.randn(3, 2, 9, WIDTH, dtype=torch.float64)
+
+    def slope(x):
+        y, state = mixer(x)
+        loss = y.square().sum() + sum(leaf.square().sum() for leaf in state)
+        return (torch.autograd.grad(loss, x, create_graph=True)[0] * direction).sum()
+
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        found = (torch.autograd.grad(slope(x.requires_grad_()), x)[0] * other).sum()
+        step = 1e-5 * other
+        expected = (slope(x + step) - slope(x - step)) / 2e-5
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-8)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MIXERS)
 def test_step_runs_in_constant_memory(name):

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from tsseq.array_typing import Float, Tensor
+from tsseq.kernels.gradients import in_own_precision
 
 NUMBERS_PER_STEP = 16384
 """Matrix entries that make one step worth starting on a CPU."""
@@ -95,6 +95,7 @@ def hadamard_scan(
 
 class _BlockScan(Function):
     @staticmethod
+    @in_own_precision
     def forward(ctx: Any, matrices: Tensor, b: Tensor | None, state: Tensor) -> Tensor:
         states = _scan_blocks(matrices, b, state)
         ctx.has_inputs = b is not None
@@ -102,13 +103,14 @@ class _BlockScan(Function):
         return states
 
     @staticmethod
-    @once_differentiable
+    @in_own_precision
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         matrices, state, states = ctx.saved_tensors
         # Backwards in time the gradient of position t arrives through the transposed matrix of position t + 1.
         backwards = matrices.flip(1).mT
         matrix_after = torch.cat([torch.zeros_like(backwards[:, :1]), backwards[:, :-1]], dim=1)
-        g = _scan_blocks(matrix_after, gradient.flip(1), torch.zeros_like(state)).flip(1)
+        zero = torch.zeros_like(state)
+        g: Tensor = _BlockScan.apply(matrix_after, gradient.flip(1), zero).flip(1)  # type: ignore[no-untyped-call]
         before = torch.cat([state.unsqueeze(1), states[:, :-1]], dim=1)
         d_state = (matrices[:, 0].mT @ g[:, 0].unsqueeze(-1)).squeeze(-1)
         return g.unsqueeze(-1) * before.unsqueeze(-2), g if ctx.has_inputs else None, d_state
@@ -165,6 +167,7 @@ def _advance(matrices: Tensor, b: Tensor | None, state: Tensor, states: Tensor) 
 
 class _HadamardScan(Function):
     @staticmethod
+    @in_own_precision
     def forward(ctx: Any, a: Tensor, b: Tensor | None, state: Tensor) -> Tensor:
         states = torch.empty_like(a, memory_format=torch.contiguous_format)
         factors = _hadamard_products(a)
@@ -177,17 +180,25 @@ class _HadamardScan(Function):
         return states
 
     @staticmethod
-    @once_differentiable
+    @in_own_precision
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         a, state, states = ctx.saved_tensors
         factors = _hadamard_products(a)
+        before = torch.cat([state.unsqueeze(1), states[:, :-1]], dim=1)
+        if torch.is_grad_enabled():
+            # H times the adjoint obeys the recurrence itself, backwards in time: that has gradients.
+            backwards = a.flip(1)
+            a_after = torch.cat([torch.zeros_like(backwards[:, :1]), backwards[:, :-1]], dim=1)
+            inputs, zero = _transformed(gradient, factors).flip(1), torch.zeros_like(state)
+            transformed: Tensor = _HadamardScan.apply(a_after, inputs, zero).flip(1)  # type: ignore[no-untyped-call]
+            g = _transformed(transformed, factors)
+            return before * transformed, g if ctx.has_inputs else None, g[:, 0] + a[:, 0] * transformed[:, 0]
         g, transformed = torch.empty_like(states), torch.empty_like(states)
         carried = torch.zeros_like(state)
         columns = (x.unbind(1)[::-1] for x in (a, gradient, g, transformed))
         for a_t, gradient_t, g_t, out in zip(*columns, strict=True):
             torch.add(gradient_t, carried, out=g_t)
             carried = torch.addcmul(g_t, a_t, _transform(g_t, factors, out))
-        before = torch.cat([state.unsqueeze(1), states[:, :-1]], dim=1)
         return before * transformed, g if ctx.has_inputs else None, carried
 
 
@@ -213,11 +224,19 @@ def _hadamard_products(like: Tensor) -> tuple[Tensor, ...]:
 
 
 def _transform(x: Tensor, factors: tuple[Tensor, ...], out: Tensor) -> Tensor:
-    """H x along the last axis into `out`; H, or H = left (x) right, is symmetric."""
+    """H x along the last axis of a matrix, into `out`."""
     if len(factors) == 1:
         return torch.mm(x, factors[0], out=out)
+    return out.copy_(_transformed(x, factors))
+
+
+def _transformed(x: Tensor, factors: tuple[Tensor, ...]) -> Tensor:
+    """H x along the last axis; H, or H = left (x) right, is symmetric."""
+    if len(factors) == 1:
+        return x @ factors[0]
     left, right = factors
-    return out.copy_((left @ x.unflatten(-1, (left.shape[0], right.shape[0])) @ right).flatten(-2))
+    transformed: Tensor = (left @ x.unflatten(-1, (left.shape[0], right.shape[0])) @ right).flatten(-2)
+    return transformed
 
 
 def _add_transform(base: Tensor, x: Tensor, factors: tuple[Tensor, ...], out: Tensor) -> Tensor:

@@ -32,10 +32,11 @@ def gated_norm(
     One `weight` shared by all heads is passed as `weight.expand(heads, -1)`. Statistics are in float32 and
     the output has the dtype of `x`.
 
-    Raises ValueError if the shapes disagree.
+    Raises ValueError if there is no position or the shapes disagree.
     """
-    if x.ndim != 4 or gate.shape != x.shape:
-        raise ValueError(f"expected x and gate of one shape, four axes, got {tuple(x.shape)}, {tuple(gate.shape)}")
+    if x.ndim != 4 or x.shape[1] == 0 or gate.shape != x.shape:
+        shapes = f"{tuple(x.shape)} and {tuple(gate.shape)}"
+        raise ValueError(f"expected x and gate, both [batch, time >= 1, head, value], got {shapes}")
     if weight.shape != x.shape[2:]:
         raise ValueError(f"expected a weight of shape {tuple(x.shape[2:])}, got {tuple(weight.shape)}")
     if x.is_cuda and TRITON_INSTALLED and x.dtype != torch.float64:

@@ -43,7 +43,8 @@ def linear_attention(
     `normalize`, (memory, normaliser [batch, head, key], maximum [batch, head]), in float32; None is an empty memory
     with maximum minus infinity.
 
-    Raises ValueError if the shapes disagree, or if `normalize` is asked for with a decay per channel.
+    Raises ValueError if there is no position, the shapes disagree, or `normalize` is asked for with a decay per
+    channel.
     """
     _check(query, key, value, log_decay, input_gate, initial_state, normalize)
     if query.is_cuda and TRITON_INSTALLED and query.dtype != torch.float64:
@@ -62,9 +63,10 @@ def _check(
     state: State | None,
     normalize: bool,
 ) -> None:
-    if query.ndim != 4 or key.shape != query.shape or value.ndim != 4 or value.shape[:3] != key.shape[:3]:
+    fit = query.ndim == value.ndim == 4 and key.shape == query.shape and value.shape[:3] == key.shape[:3]
+    if not fit or key.shape[1] == 0:
         shapes = ", ".join(str(tuple(x.shape)) for x in (query, key, value))
-        raise ValueError(f"expected query, key and value as [batch, time, head, width], got {shapes}")
+        raise ValueError(f"expected query, key and value as [batch, time >= 1, head, width], got {shapes}")
     batch, time, head, width = key.shape
     gate, vector = (batch, time, head), (batch, time, head, width)
     if log_decay is not None and log_decay.shape not in (gate, vector):

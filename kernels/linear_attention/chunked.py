@@ -28,7 +28,7 @@ def chunked(
     """The same function as `reference`, parallel inside chunks and linear in memory."""
     wide = torch.promote_types(query.dtype, torch.float32)
     scale = key.shape[-1] ** -0.5 if scale is None else scale
-    state = initial_state or empty_state(key, value, normalize)
+    state = tuple(x.to(wide) for x in initial_state) if initial_state else empty_state(key, value, normalize)
     if log_decay is not None and log_decay.ndim == 4:
         if input_gate is not None:
             key = key * input_gate.exp()[..., None].to(key.dtype)

@@ -34,25 +34,35 @@ def selective_scan(
     Returns the outputs in the dtype of `x` and the last state in float32 (None as `initial_state`: zeros).
     Exponentials and states are in float32.
 
-    Raises ValueError if the shapes disagree.
+    Raises ValueError if there is no position or the shapes disagree.
     """
-    batch, time, width = x.shape
-    maps = (batch, time, A.shape[-1])
-    if delta.shape != x.shape or A.ndim != 2 or A.shape[0] != width:
-        raise ValueError(
-            f"expected delta of shape {tuple(x.shape)} and A of shape ({width}, state), "
-            f"got {tuple(delta.shape)} and {tuple(A.shape)}"
-        )
-    if B.shape != maps or C.shape != maps:
-        raise ValueError(f"expected B and C of shape {maps}, got {tuple(B.shape)} and {tuple(C.shape)}")
-    state = (batch, width, A.shape[1])
-    if initial_state is not None and initial_state.shape != state:
-        raise ValueError(f"expected an initial_state of shape {state}, got {tuple(initial_state.shape)}")
+    _check(x, delta, A, B, C, D, initial_state)
     if x.is_cuda and TRITON_INSTALLED and x.dtype != torch.float64:
         from tsseq.kernels.selective_scan.triton import fused
 
         return fused(x, delta, A, B, C, D, initial_state)
     return chunked(x, delta, A, B, C, D, initial_state)
+
+
+def _check(
+    x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, initial_state: Tensor | None
+) -> None:
+    if x.ndim != 3 or x.shape[1] == 0:
+        raise ValueError(f"expected x [batch, time >= 1, width], got {tuple(x.shape)}")
+    batch, time, width = x.shape
+    if delta.shape != x.shape or A.ndim != 2 or A.shape[0] != width:
+        raise ValueError(
+            f"expected delta of shape {tuple(x.shape)} and A of shape ({width}, state), "
+            f"got {tuple(delta.shape)} and {tuple(A.shape)}"
+        )
+    maps = (batch, time, A.shape[1])
+    if B.shape != maps or C.shape != maps:
+        raise ValueError(f"expected B and C of shape {maps}, got {tuple(B.shape)} and {tuple(C.shape)}")
+    if D is not None and D.shape != (width,):
+        raise ValueError(f"expected a D of shape ({width},), got {tuple(D.shape)}")
+    state = (batch, width, A.shape[1])
+    if initial_state is not None and initial_state.shape != state:
+        raise ValueError(f"expected an initial_state of shape {state}, got {tuple(initial_state.shape)}")
 
 
 def example_inputs(generator: Generator, batch: int, length: int) -> dict[str, dict[str, Any]]:

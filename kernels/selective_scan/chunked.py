@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from tsseq.array_typing import Float, Tensor
+from tsseq.kernels.gradients import differentiable_gradients, in_own_precision
+from tsseq.kernels.selective_scan.reference import reference
 
 NUMBERS_PER_SLICE = 2**17
 """States of one slice: few enough for the cache of a core, many enough to hide the cost of starting an operation."""
@@ -40,6 +41,7 @@ class _SelectiveScan(Function):
     """`u`, `step` [time, batch, width], `write`, `read` [time, batch, state], `rate` [width, state]."""
 
     @staticmethod
+    @in_own_precision
     def forward(
         ctx: Any, u: Tensor, step: Tensor, write: Tensor, read: Tensor, rate: Tensor, state: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -50,13 +52,15 @@ class _SelectiveScan(Function):
             _, states = _states(u[now], step[now], write[now], rate, state)
             torch.matmul(states, read[now].unsqueeze(-1), out=y[now].unsqueeze(-1))
             state = states[-1].clone()
-        ctx.save_for_backward(u, step, write, read, rate, torch.stack(entering))
+        ctx.save_for_backward(u, step, write, read, rate, *entering)
         return y, state
 
     @staticmethod
-    @once_differentiable
+    @in_own_precision
     def backward(ctx: Any, d_y: Tensor, carried: Tensor) -> tuple[Tensor, ...]:
-        u, step, write, read, rate, entering = ctx.saved_tensors
+        u, step, write, read, rate, *entering = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return differentiable_gradients(_loop, ctx.saved_tensors[:6], (d_y, carried))
         d_u, d_step, d_write, d_read = (
             torch.empty_like(z, memory_format=torch.contiguous_format) for z in (u, step, write, read)
         )
@@ -81,6 +85,13 @@ class _SelectiveScan(Function):
             d_rate += (exponent * step_now.unsqueeze(-1)).sum((0, 1))
             d_step[now] = exponent.mul_(rate).sum(-1).addcmul_(u_now, through)
         return d_u, d_step, d_write, d_read, d_rate, carried
+
+
+def _loop(u: Tensor, step: Tensor, write: Tensor, read: Tensor, rate: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """The reference, with time first."""
+    x, delta, B, C = (z.transpose(0, 1) for z in (u, step, write, read))
+    y, last = reference(x, delta, rate, B, C, None, state)
+    return y.transpose(0, 1), last
 
 
 def _slices(u: Tensor, rate: Tensor) -> list[slice]:

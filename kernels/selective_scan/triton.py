@@ -232,7 +232,7 @@ def fused(
 ) -> tuple[Float[Tensor, "batch time width"], Float[Tensor, "batch width state"]]:
     """The same function as `reference`, in one kernel each way."""
     state0 = None if initial_state is None else initial_state.float().contiguous()
-    tensors = [x, delta, A.float(), B, C, None if D is None else D.float(), state0]
+    tensors = [x, delta, A.float(), B, C, None if D is None else D.float().contiguous(), state0]
     save = torch.is_grad_enabled() and any(z is not None and z.requires_grad for z in tensors)
     y, state, _ = _forward_op(*tensors, save)
     return y, state

@@ -38,11 +38,15 @@ def short_convolution(
     group of `head_dim` channels is divided by sqrt(sum of squares + `eps`). Sums are in float32 and the
     output has the dtype of `x`.
 
-    Raises ValueError if the shapes disagree.
+    Raises ValueError if there is no position or the shapes disagree.
     """
+    if x.ndim != 3 or x.shape[1] == 0:
+        raise ValueError(f"expected x [batch, time >= 1, width], got {tuple(x.shape)}")
     batch, _, width = x.shape
     if weight.ndim != 2 or weight.shape[0] != width:
         raise ValueError(f"expected a weight of shape ({width}, kernel), got {tuple(weight.shape)}")
+    if bias is not None and bias.shape != (width,):
+        raise ValueError(f"expected a bias of shape ({width},), got {tuple(bias.shape)}")
     window = (batch, weight.shape[1] - 1, width)
     if initial_state is not None and initial_state.shape != window:
         raise ValueError(f"expected an initial_state of shape {window}, got {tuple(initial_state.shape)}")

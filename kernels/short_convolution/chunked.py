@@ -24,9 +24,9 @@ def chunked(
     else:
         seen = torch.cat([initial_state, x.to(wide)], dim=1)
     kernel = weight.to(wide)[:, None]
-    y = F.conv1d(
-        seen.transpose(1, 2), kernel, None if bias is None else bias.to(wide), groups=weight.shape[0]
-    ).transpose(1, 2)
+    bias = None if bias is None else bias.to(wide)
+    with torch.autocast(x.device.type, enabled=False):
+        y = F.conv1d(seen.transpose(1, 2), kernel, bias, groups=weight.shape[0]).transpose(1, 2)
     if silu:
         y = F.silu(y)
     if head_dim is not None:

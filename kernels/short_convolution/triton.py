@@ -369,6 +369,7 @@ def fused(
 ) -> tuple[Float[Tensor, "batch time width"], Float[Tensor, "batch window width"]]:
     """The same function as `reference`, in one kernel each way."""
     state = None if initial_state is None else initial_state.float().contiguous()
+    bias = None if bias is None else bias.contiguous()
     y = _forward_op(x, weight, bias, state, silu, head_dim or 0, eps)
     window, time = weight.shape[1] - 1, x.shape[1]
     last = x[:, max(0, time - window) :].float()

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import logsigmoid
 
 from tsseq.array_typing import Float, Tensor
+from tsseq.kernels.gradients import differentiable_gradients, in_own_precision
+from tsseq.kernels.slstm.reference import reference
 from tsseq.kernels.slstm.state import expanded, reduced
 
 
@@ -42,6 +43,7 @@ class _Cell(Function):
     """`gates` [time, head, batch, 4 key], `r` [head, key, 4 key], reduced `state` [3, head, batch, key]."""
 
     @staticmethod
+    @in_own_precision
     def forward(ctx: Any, gates: Tensor, r: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         states = state.new_empty(gates.shape[0] + 1, *state.shape)
         states[0] = state
@@ -53,13 +55,15 @@ class _Cell(Function):
             log_n = torch.logaddexp(kept, i, out=out[1])
             average = torch.lerp(torch.tanh(z), average, torch.sigmoid(kept - i), out=out[0])
             h = torch.mul(torch.sigmoid(o), average, out=out[2])
-        ctx.save_for_backward(gates, r, states)
+        ctx.save_for_backward(gates, r, state, states)
         return states[1:, 2].clone(), states[-1].clone()
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, d_outputs: Tensor, d_last: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        gates, r, states = ctx.saved_tensors
+    @in_own_precision
+    def backward(ctx: Any, d_outputs: Tensor, d_last: Tensor) -> tuple[Tensor, ...]:
+        gates, r, state, states = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return differentiable_gradients(_loop, (gates, r, state), (d_outputs, d_last))
         average, log_n, h = states.unbind(1)
         i, f, z, o = (gates + torch.einsum("thbk,hkg->thbg", h[:-1], r)).chunk(4, dim=-1)
         above = logsigmoid(f) + log_n[:-1] - i
@@ -93,3 +97,11 @@ class _Cell(Function):
             dh = torch.bmm(d_gates_t, to_h)
         d_r = torch.einsum("thbk,thbg->hkg", h[:-1], d_gates)
         return d_gates, d_r, torch.stack([d_average, d_log_n, dh])
+
+
+def _loop(gates: Tensor, r: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """The reference, in the layout of `_Cell`."""
+    i, f, z, o = gates.unflatten(3, (4, -1)).permute(3, 2, 0, 1, 4)
+    recurrent = r.unflatten(2, (4, -1)).permute(2, 0, 3, 1)
+    h, last = reference(i, f, z, o, recurrent, expanded(state.permute(2, 0, 1, 3)))
+    return h.permute(1, 2, 0, 3), reduced(last).permute(1, 2, 0, 3)

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from tsseq.array_typing import Float, State, Tensor
 
@@ -23,6 +24,15 @@ class SequenceMixer(nn.Module, ABC):
             raise ValueError(f"width must be at least 1, got {width}")
         self.width = width
 
+    def __call__(
+        self, x: Float[Tensor, "batch time width"], state: State | None = None
+    ) -> tuple[Float[Tensor, "batch time width"], State]:
+        """`forward`. Raises ValueError if there is no position, or not this mixer's width."""
+        if x.ndim != 3 or x.shape[1] == 0 or x.shape[2] != self.width:
+            raise ValueError(f"expected x [batch, time >= 1, {self.width}], got {tuple(x.shape)}")
+        y, state = super().__call__(x, state)
+        return y, state
+
     @abstractmethod
     def init_state(self, batch_size: int) -> State:
         """The state before the first position: float32 tensors, batch axis first."""
@@ -38,6 +48,10 @@ class SequenceMixer(nn.Module, ABC):
         y, state = self(x_t[:, None], state)
         return y[:, 0], state
 
+    def zeros(self, *shape: int) -> Tensor:
+        """Zeros for a state: where the parameters are, in float32 or wider even if they are narrow."""
+        return at_least_float32(next(self.parameters()).new_zeros(shape))
+
     def weave(self, state: State, below: State) -> State:
         """The initial state of this layer, given its own and the final state of the layer below."""
         return tuple(own + other for own, other in zip(state, below, strict=True))
@@ -50,6 +64,12 @@ class SequenceMixer(nn.Module, ABC):
 def at_least_float32(x: Tensor) -> Tensor:
     """`x` itself in float32 or float64, otherwise in float32: rates and recurrences need the digits."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def wide_linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    """`layer` of an `x` that is at least float32, and its parameters as well, though they may be kept narrower."""
+    bias = None if layer.bias is None else at_least_float32(layer.bias)
+    return F.linear(x, at_least_float32(layer.weight), bias)
 
 
 def common_maximum(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,9 +11,10 @@ from tsseq.mixers.base import SequenceMixer, at_least_float32
 class BlockLRNN(SequenceMixer):
     """h_t = A_t h_{t−1} + B x_t with A_t = blockdiag(A_t^1, …, A_t^k), every entry linear in x_t;  y_t = W_o h_t.
 
-    Each column of a block is divided by max(1, its p-norm) with p = `norm` = 1.2, so that products stay bounded
-    while a permutation matrix, of column norm one, is left whole: blocks of b track any automaton of b states, S_b
-    included, and extrapolate in length.
+    Each column of a block is divided by max(1, its p-norm) with p = `norm` = 1.2. A permutation matrix, of column norm
+    one, is left whole: blocks of b track any automaton of b states, S_b included, and extrapolate in length. With
+    p = 1 no transition enlarges the sum of a state's magnitudes; with a greater p each may, by a factor of up to
+    size^(1 − 1/p), 1.26 for blocks of 4. That bounds a step, but not the product of many: long inputs can overflow.
 
     State: h (batch × block × size).
 
@@ -34,7 +35,7 @@ class BlockLRNN(SequenceMixer):
         self.project_out = nn.Linear(states, width, bias=False)
 
     def init_state(self, batch_size: int) -> State:
-        return (self.project_in.weight.new_zeros(batch_size, self.blocks, self.size),)
+        return (self.zeros(batch_size, self.blocks, self.size),)
 
     def forward(
         self, x: Float[Tensor, "batch time width"], state: State | None = None

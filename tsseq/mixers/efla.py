@@ -37,8 +37,8 @@ class EFLA(SequenceMixer):
         self.project_out = nn.Linear(width, width, bias=False)
 
     def init_state(self, batch_size: int) -> State:
-        window = self.convolution.new_zeros(batch_size, self.convolution.shape[1] - 1, 3 * self.width)
-        return window, window.new_zeros(batch_size, self.heads, self.head_width, self.head_width)
+        window = self.zeros(batch_size, self.convolution.shape[1] - 1, 3 * self.width)
+        return window, self.zeros(batch_size, self.heads, self.head_width, self.head_width)
 
     def forward(
         self, x: Float[Tensor, "batch time width"], state: State | None = None

@@ -31,7 +31,7 @@ class GateLoop(SequenceMixer):
         self.project_out = nn.Linear(width, width, bias=False)
 
     def init_state(self, batch_size: int) -> State:
-        return (self.project_out.weight.new_zeros(batch_size, self.width, 2),)
+        return (self.zeros(batch_size, self.width, 2),)
 
     def forward(
         self, x: Float[Tensor, "batch time width"], state: State | None = None

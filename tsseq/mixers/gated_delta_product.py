@@ -71,9 +71,9 @@ class GatedDeltaProduct(SequenceMixer):
             self.register_buffer("initial_state", torch.zeros(shape), persistent=False)
 
     def init_state(self, batch_size: int) -> State:
-        window = self.convolution.new_zeros(batch_size, self.kernel - 1, self.convolution.shape[0])
-        memory = self.initial_state.expand(batch_size, -1, -1, -1)
-        return window, memory, window.new_zeros(batch_size, 1)
+        window = self.zeros(batch_size, self.kernel - 1, self.convolution.shape[0])
+        memory = at_least_float32(self.initial_state).expand(batch_size, -1, -1, -1)
+        return window, memory, self.zeros(batch_size, 1)
 
     def forward(
         self, x: Float[Tensor, "batch time width"], state: State | None = None
@@ -107,7 +107,7 @@ class GatedDeltaProduct(SequenceMixer):
         """As `init_state`, with None for what is zero: the ops then have nothing to read or differentiate."""
         learned = isinstance(self.initial_state, nn.Parameter)
         memory = self.initial_state.expand(x.shape[0], -1, -1, -1) if learned else None
-        return None, memory, self.convolution.new_zeros(x.shape[0], 1)
+        return None, memory, self.zeros(x.shape[0], 1)
 
     def _rates(self, rates: Tensor) -> tuple[Tensor, Tensor | None]:
         rates = at_least_float32(rates)

@@ -33,8 +33,7 @@ class GLA(SequenceMixer):
         self.project_out = nn.Linear(width, width, bias=False)
 
     def init_state(self, batch_size: int) -> State:
-        shape = (batch_size, self.heads, self.keys // self.heads, self.width // self.heads)
-        return (self.norm.new_zeros(shape),)
+        return (self.zeros(batch_size, self.heads, self.keys // self.heads, self.width // self.heads),)
 
     def forward(
         self, x: Float[Tensor, "batch time width"], state: State | None = None

@@ -33,7 +33,7 @@ class HGRN(SequenceMixer):
         self.project_out = nn.Linear(states, width, bias=False)
 
     def init_state(self, batch_size: int) -> State:
-        return (self.norm.new_zeros(batch_size, self.norm.shape[0]),)
+        return (self.zeros(batch_size, self.norm.shape[0]),)
 
     def forward(
         self, x: Float[Tensor, "batch time width"], state: State | None = None

@@ -29,7 +29,7 @@ class LinearAttention(SequenceMixer):
 
     def init_state(self, batch_size: int) -> State:
         size = self.width // self.heads
-        return (self.project_out.weight.new_zeros(batch_size, self.heads, size, size + 1),)
+        return (self.zeros(batch_size, self.heads, size, size + 1),)
 
     def forward(
         self, x: Float[Tensor, "batch time width"], state: State | None = None

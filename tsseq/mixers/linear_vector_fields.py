@@ -13,6 +13,7 @@ from torch import nn
 from tsseq.array_typing import Float, Tensor
 from tsseq.kernels.block_scan import block_scan, controlled_block_scan, diagonal_dense_scan, hadamard_scan
 from tsseq.kernels.diagonal_scan import diagonal_scan
+from tsseq.mixers.base import at_least_float32
 
 
 class LinearVectorField(nn.Module, ABC):
@@ -45,7 +46,7 @@ class LinearVectorField(nn.Module, ABC):
     def _scan_blocks(
         self, blocks: Tensor, increments: Tensor, inputs: Tensor | None, initial_state: Tensor
     ) -> tuple[Tensor, Tensor]:
-        shape = blocks.shape[1:3]
+        blocks, shape = at_least_float32(blocks), blocks.shape[1:3]
         blocks = torch.cat([blocks, brackets(blocks)]) if self.depth == 2 else blocks
         inputs = None if inputs is None else inputs.unflatten(-1, shape)
         if self.exponential:
@@ -129,11 +130,12 @@ class DiagonalDense(LinearVectorField):
         inputs: Float[Tensor, "batch time state"] | None,
         initial_state: Float[Tensor, "batch state"],
     ) -> tuple[Float[Tensor, "batch time state"], Float[Tensor, "batch state"]]:
-        rates = increments[..., : self.channels] @ self.diagonal
+        rates = increments[..., : self.channels] @ at_least_float32(self.diagonal)
         decay = rates.exp() if self.exponential else 1 + rates
         if self.block is None:
             return diagonal_scan(decay, torch.zeros_like(decay) if inputs is None else inputs, initial_state)
-        blocks = torch.cat([self.block, brackets(self.block)]) if self.depth == 2 else self.block
+        block = at_least_float32(self.block)
+        blocks = torch.cat([block, brackets(block)]) if self.depth == 2 else block
         flow = torch.einsum("bti,inm->btnm", increments, blocks[:, 0])
         dense = torch.matrix_exp(flow) if self.exponential else flow + torch.eye(flow.shape[-1]).to(flow)
         return diagonal_dense_scan(decay, dense, inputs, initial_state)
@@ -201,4 +203,4 @@ class WalshHadamard(LinearVectorField):
     ) -> tuple[Float[Tensor, "batch time state"], Float[Tensor, "batch state"]]:
         if self.exponential or self.depth == 2:
             return super().scan(increments, inputs, initial_state)
-        return hadamard_scan(increments @ torch.tanh(self.diagonal), inputs, initial_state)
+        return hadamard_scan(increments @ torch.tanh(at_least_float32(self.diagonal)), inputs, initial_state)

@@ -48,8 +48,8 @@ class LocalAttention(SequenceMixer):
         self.project_out = nn.Linear(width, width, bias=False)
 
     def init_state(self, batch_size: int) -> State:
-        keys = self.norm.new_zeros(batch_size, self.window, self.heads, self.key_width)
-        return keys, self.norm.new_zeros(batch_size, self.window, self.heads, self.head_width)
+        keys = self.zeros(batch_size, self.window, self.heads, self.key_width)
+        return keys, self.zeros(batch_size, self.window, self.heads, self.head_width)
 
     def forward(
         self, x: Float[Tensor, "batch time width"], state: State | None = None
@@ -57,9 +57,9 @@ class LocalAttention(SequenceMixer):
         query, key, value, gate = (
             part.unflatten(-1, (self.heads, -1)) for part in self.project_in(x).split(self.sizes, dim=-1)
         )
-        query = F.rms_norm(at_least_float32(query), (self.key_width,), self.norm_query, eps=1e-6)
-        key = F.rms_norm(at_least_float32(key), (self.key_width,), self.norm_key, eps=1e-6)
-        value = at_least_float32(value)
+        query, key, value = (at_least_float32(part) for part in (query, key, value))
+        query = F.rms_norm(query, (self.key_width,), self.norm_query.to(query.dtype), eps=1e-6)
+        key = F.rms_norm(key, (self.key_width,), self.norm_key.to(key.dtype), eps=1e-6)
         outputs = []
         for start in range(0, x.shape[1], self.window):
             piece = slice(start, start + self.window)

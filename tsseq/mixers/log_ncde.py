@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tsseq.array_typing import Float, State, Tensor
-from tsseq.mixers.base import SequenceMixer, at_least_float32
+from tsseq.mixers.base import SequenceMixer, at_least_float32, wide_linear
 from tsseq.mixers.log_signature import log_signature_width, over_windows
 
 
@@ -67,7 +67,7 @@ class LogNCDE(SequenceMixer):
         widths = [self.states, 1, self.control]
         if self.window > 1:
             widths += [log_signature_width(self.control + 1, self.depth), 1]
-        return tuple(self.project_out.weight.new_zeros(batch_size, width) for width in widths)
+        return tuple(self.zeros(batch_size, width) for width in widths)
 
     def forward(
         self, x: Float[Tensor, "batch time width"], state: State | None = None
@@ -76,8 +76,8 @@ class LogNCDE(SequenceMixer):
         # A solver adds many small steps, which bf16 would lose.
         with torch.autocast(x.device.type, enabled=False):
             u = at_least_float32(x)
-            u = u if self.project_control is None else self.project_control(u)
-            h = h + (1 - begun) * self.project_initial(u[:, 0])
+            u = u if self.project_control is None else wide_linear(self.project_control, u)
+            h = h + (1 - begun) * wide_linear(self.project_initial, u[:, 0])
             moves = u - torch.cat([point[:, None], u[:, :-1]], dim=1)
             moves = F.pad(moves, (1, 0), value=self.time_scale)
             # The path begins at the first position: nothing has moved yet.
@@ -90,7 +90,7 @@ class LogNCDE(SequenceMixer):
                     self._advance, moves, h, open_window[0], open_window[1], self.window, self.depth
                 )
                 after += tuple(carry)
-            y = self.project_out(states)
+            y = wide_linear(self.project_out, states)
         return y.to(x.dtype), (h, *after)
 
     def _advance(self, signatures: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,11 +130,11 @@ class VectorField(nn.Module):
         """Σ_a λ_a f_a(h), and if the signature has areas, + Σ_{a<b} λ_ab [f_a, f_b](h)."""
         slopes, x = [], h
         for layer in self.inner:
-            x = layer(x)
+            x = wide_linear(cast(nn.Linear, layer), x)
             gate = torch.sigmoid(x)
             slopes.append(gate * (1 + x * (1 - gate)))  # the derivative of SiLU
             x = gate * x
-        columns = torch.tanh(self.outer(x)).unflatten(-1, (self.channels, self.states))
+        columns = torch.tanh(wide_linear(self.outer, x)).unflatten(-1, (self.channels, self.states))
         level1, level2 = signature[:, : self.channels], signature[:, self.channels :]
         direction = torch.einsum("ba,bas->bs", level1, columns)
         if not level2.shape[-1]:
@@ -151,8 +151,8 @@ class VectorField(nn.Module):
         areas[:, first, second], areas[:, second, first] = level2, -level2
         tangents = areas.mT @ columns
         for layer, slope in zip(self.inner, slopes, strict=True):
-            tangents = slope[:, None] * (tangents @ cast(Tensor, layer.weight).mT)
-        weight = self.outer.weight.view(self.channels, self.states, -1)
+            tangents = slope[:, None] * (tangents @ at_least_float32(cast(Tensor, layer.weight)).mT)
+        weight = at_least_float32(self.outer.weight).view(self.channels, self.states, -1)
         tangents = (1 - columns.square()) * torch.einsum("bch,csh->bcs", tangents, weight)
         return tangents.sum(1)
 

@@ -31,9 +31,9 @@ def over_windows(
 
     Raises ValueError if the rows of the batch stand at different places in their windows.
     """
-    if bool((filled != filled[0]).any()):
+    if bool((filled != filled[:1]).any()):
         raise ValueError(f"expected sequences at one place in their windows, got {filled.flatten().tolist()}")
-    count = int(filled[0])
+    count = int(filled[:1].sum())  # none in a batch of none
     signatures, opened, left = window_log_signatures(increments, opened, count, window, depth)
     ends = h[:, None]
     if signatures.shape[1]:

@@ -38,8 +38,8 @@ class Longhorn(SequenceMixer):
         self.project_out = nn.Linear(self.inner, width, bias=False)
 
     def init_state(self, batch_size: int) -> State:
-        window = self.convolution.new_zeros(batch_size, self.convolution.shape[1] - 1, self.inner)
-        return window, window.new_zeros(batch_size, self.inner, self.states)
+        window = self.zeros(batch_size, self.convolution.shape[1] - 1, self.inner)
+        return window, self.zeros(batch_size, self.inner, self.states)
 
     def forward(
         self, x: Float[Tensor, "batch time width"], state: State | None = None

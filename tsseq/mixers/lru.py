@@ -45,7 +45,7 @@ class LRU(SequenceMixer):
         self.d = nn.Parameter(torch.randn(width))
 
     def init_state(self, batch_size: int) -> State:
-        return (self.b.new_zeros(batch_size, self.log_rate.shape[0], 2),)
+        return (self.zeros(batch_size, self.log_rate.shape[0], 2),)
 
     def forward(
         self, x: Float[Tensor, "batch time width"], state: State | None = None
@@ -53,12 +53,13 @@ class LRU(SequenceMixer):
         (h,) = self.init_state(x.shape[0]) if state is None else state
         # Complex products in bf16 do not exist, and slow modes need float32 anyway.
         with torch.autocast(x.device.type, enabled=False):
-            u = at_least_float32(x)
-            decay = torch.polar(torch.exp(-torch.exp(self.log_rate)), torch.exp(self.log_phase))
+            logs = self.log_rate, self.log_phase, self.log_gamma
+            log_rate, log_phase, log_gamma, b, c, d, u = map(at_least_float32, (*logs, self.b, self.c, self.d, x))
+            decay = torch.polar(torch.exp(-torch.exp(log_rate)), torch.exp(log_phase))
             # Real and imaginary parts side by side in one product, and γ in the small factor: half the time on a CPU.
-            b = (self.b * torch.exp(self.log_gamma)[:, None, None]).transpose(0, 1).flatten(1)
+            b = (b * torch.exp(log_gamma)[:, None, None]).transpose(0, 1).flatten(1)
             driven = torch.view_as_complex((u @ b).unflatten(-1, (-1, 2)))
             states, last = diagonal_scan(decay, driven, torch.view_as_complex(h))
-            c = torch.stack([self.c[..., 0], -self.c[..., 1]], dim=-1).flatten(1)
-            y = torch.view_as_real(states).flatten(-2) @ c.T + self.d * u
+            c = torch.stack([c[..., 0], -c[..., 1]], dim=-1).flatten(1)
+            y = torch.view_as_real(states).flatten(-2) @ c.T + d * u
         return y.to(x.dtype), (torch.view_as_real(last),)

@@ -1,5 +1,6 @@
 """The LSTM: the non-linear recurrence that the linear ones are measured against."""
 
+import torch
 from torch import nn
 
 from tsseq.array_typing import Float, State, Tensor
@@ -23,12 +24,15 @@ class LSTM(SequenceMixer):
         self.cell = nn.LSTM(width, width, batch_first=True)
 
     def init_state(self, batch_size: int) -> State:
-        zeros = next(self.cell.parameters()).new_zeros(batch_size, self.width)
+        zeros = self.zeros(batch_size, self.width)
         return zeros, zeros
 
     def forward(
         self, x: Float[Tensor, "batch time width"], state: State | None = None
     ) -> tuple[Float[Tensor, "batch time width"], State]:
         h, c = self.init_state(x.shape[0]) if state is None else state
-        y, (h, c) = self.cell(x, (h[None].to(x.dtype), c[None].to(x.dtype)))
-        return y, (at_least_float32(h[0]), at_least_float32(c[0]))
+        # Few CPUs have an LSTM in float16, which autocast would ask for.
+        with torch.autocast("cpu", enabled=False):
+            dtype = torch.promote_types(x.dtype, next(self.cell.parameters()).dtype)
+            y, (h, c) = self.cell(x.to(dtype), (h[None].to(dtype), c[None].to(dtype)))
+        return y.to(x.dtype), (at_least_float32(h[0]), at_least_float32(c[0]))

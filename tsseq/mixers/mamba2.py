@@ -48,8 +48,8 @@ class Mamba2(SequenceMixer):
         self.project_out = nn.Linear(inner, width, bias=False)
 
     def init_state(self, batch_size: int) -> State:
-        window = self.convolution.new_zeros(batch_size, self.convolution.shape[1] - 1, self.convolution.shape[0])
-        return window, window.new_zeros(batch_size, self.heads, self.states, self.inner // self.heads)
+        window = self.zeros(batch_size, self.convolution.shape[1] - 1, self.convolution.shape[0])
+        return window, self.zeros(batch_size, self.heads, self.states, self.inner // self.heads)
 
     def forward(
         self, x: Float[Tensor, "batch time width"], state: State | None = None

@@ -29,7 +29,7 @@ class MinGRU(SequenceMixer):
         self.project_out = nn.Linear(states, width, bias=False)
 
     def init_state(self, batch_size: int) -> State:
-        return (self.project_out.weight.new_zeros(batch_size, self.project_out.in_features),)
+        return (self.zeros(batch_size, self.project_out.in_features),)
 
     def forward(
         self, x: Float[Tensor, "batch time width"], state: State | None = None

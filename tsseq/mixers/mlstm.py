@@ -51,9 +51,9 @@ class MLSTM(SequenceMixer):
         self.project_out = nn.Linear(inner, width, bias=False)
 
     def init_state(self, batch_size: int) -> State:
-        window = self.convolution.new_zeros(batch_size, self.convolution.shape[1] - 1, self.inner)
+        window = self.zeros(batch_size, self.convolution.shape[1] - 1, self.inner)
         size = self.inner // self.heads
-        memory = window.new_zeros(batch_size, self.heads, size, size)
+        memory = self.zeros(batch_size, self.heads, size, size)
         if not self.exponential:
             return window, memory
         return window, memory, memory[..., 0].clone(), window.new_full((batch_size, self.heads), -torch.inf)

@@ -50,7 +50,7 @@ class S4D(SequenceMixer):
         self.project_out = nn.Linear(width, 2 * width)
 
     def init_state(self, batch_size: int) -> State:
-        return (self.c.new_zeros(batch_size, *self.c.shape),)
+        return (self.zeros(batch_size, *self.c.shape),)
 
     def forward(
         self, x: Float[Tensor, "batch time width"], state: State | None = None
@@ -58,22 +58,23 @@ class S4D(SequenceMixer):
         (pairs,) = self.init_state(x.shape[0]) if state is None else state
         # Complex products and FFTs in bf16 do not exist, and slow modes need float32 anyway.
         with torch.autocast(x.device.type, enabled=False):
-            u, h = at_least_float32(x), torch.view_as_complex(pairs)
-            rate = torch.complex(-self.log_rate.exp(), self.frequency)
-            log_decay = rate * self.log_step.exp()[:, None]
+            rates = self.log_rate, self.frequency, self.log_step
+            log_rate, frequency, log_step, d, u = map(at_least_float32, (*rates, self.d, x))
+            rate, h = torch.complex(-log_rate.exp(), frequency), torch.view_as_complex(pairs)
+            log_decay = rate * log_step.exp()[:, None]
             gain = (log_decay.exp() - 1) / rate
             time = torch.arange(min(CHUNK, u.shape[1]), device=u.device, dtype=u.dtype)
             powers = torch.exp(log_decay[..., None] * time)
             outputs = []
             for piece in u.split(CHUNK, dim=1):
                 s, h = self._convolve(piece.mT, h, powers[..., : piece.shape[1]], log_decay.exp(), gain)
-                outputs.append(s.mT + self.d * piece)
+                outputs.append(s.mT + d * piece)
         y = F.gelu(torch.cat(outputs, dim=1)).to(x.dtype)
         return F.glu(self.project_out(y), dim=-1), (torch.view_as_real(h),)
 
     def _convolve(self, u: Tensor, h: Tensor, powers: Tensor, decay: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs (batch × width × time) and the last state, of inputs of that layout and the state before them."""
-        length, c = u.shape[-1], torch.view_as_complex(self.c)
+        length, c = u.shape[-1], torch.view_as_complex(at_least_float32(self.c))
         kernel = 2 * torch.einsum("cn,cnl->cl", c * gain, powers).real
         spectrum = torch.fft.rfft(kernel, 2 * length) * torch.fft.rfft(u, 2 * length)
         s = torch.fft.irfft(spectrum, 2 * length)[..., :length]

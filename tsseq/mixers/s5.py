@@ -51,7 +51,7 @@ class S5(SequenceMixer):
         self.d = nn.Parameter(torch.randn(width))
 
     def init_state(self, batch_size: int) -> State:
-        return (self.b.new_zeros(batch_size, self.b.shape[0], 2),)
+        return (self.zeros(batch_size, self.b.shape[0], 2),)
 
     def forward(
         self, x: Float[Tensor, "batch time width"], state: State | None = None
@@ -59,13 +59,14 @@ class S5(SequenceMixer):
         (h,) = self.init_state(x.shape[0]) if state is None else state
         # Complex products in bf16 do not exist, and slow modes need float32 anyway.
         with torch.autocast(x.device.type, enabled=False):
-            u = at_least_float32(x)
-            rate = torch.complex(-self.log_rate.exp(), self.frequency)
-            decay = torch.exp(rate * self.log_step.exp())
-            driven = torch.stack([u @ part.T for part in self.b.unbind(-1)], dim=-1)
+            rates = self.log_rate, self.frequency, self.log_step
+            log_rate, frequency, log_step, b, c, d, u = map(at_least_float32, (*rates, self.b, self.c, self.d, x))
+            rate = torch.complex(-log_rate.exp(), frequency)
+            decay = torch.exp(rate * log_step.exp())
+            driven = torch.stack([u @ part.T for part in b.unbind(-1)], dim=-1)
             driven = torch.view_as_complex(driven) * ((decay - 1) / rate)
             states, last = diagonal_scan(decay, driven, torch.view_as_complex(h))
-            y = 2 * (states.real @ self.c[..., 0].T - states.imag @ self.c[..., 1].T) + self.d * u
+            y = 2 * (states.real @ c[..., 0].T - states.imag @ c[..., 1].T) + d * u
         return y.to(x.dtype), (torch.view_as_real(last),)
 
 

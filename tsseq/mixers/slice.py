@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tsseq.array_typing import Float, State, Tensor
-from tsseq.mixers.base import SequenceMixer, at_least_float32
+from tsseq.mixers.base import SequenceMixer, at_least_float32, wide_linear
 from tsseq.mixers.linear_vector_fields import (
     BlockDiagonal,
     DiagonalDense,
@@ -80,7 +80,7 @@ class SLiCE(SequenceMixer):
             widths += [self.width]
         if self.window > 1:
             widths += [log_signature_width(self.width + 1, self.depth), 1]
-        return tuple(self.norm.new_zeros(batch_size, width) for width in widths)
+        return tuple(self.zeros(batch_size, width) for width in widths)
 
     def forward(
         self, x: Float[Tensor, "batch time width"], state: State | None = None
@@ -89,7 +89,7 @@ class SLiCE(SequenceMixer):
         # Products of many transitions need float32.
         with torch.autocast(x.device.type, enabled=False):
             u = at_least_float32(x)
-            h = h + (1 - begun) * self.project_initial(u[:, 0])
+            h = h + (1 - begun) * wide_linear(self.project_initial, u[:, 0])
             increments = self._increments(u, begun, rest[0] if self.paths else None)
             after: list[Tensor] = [torch.ones_like(begun)] + ([u[:, -1]] if self.paths else [])
             if self.window == 1:
@@ -110,7 +110,7 @@ class SLiCE(SequenceMixer):
         return torch.cat([begun[:, None] * increments[:, :1], increments[:, 1:]], dim=1)
 
     def _advance(self, signatures: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        inputs = None if self.drive is None else signatures[..., : self.width + 1] @ self.drive
+        inputs = None if self.drive is None else signatures[..., : self.width + 1] @ at_least_float32(self.drive)
         return self.field.scan(signatures, inputs, h)
 
     def weave(self, state: State, below: State) -> State:

@@ -43,8 +43,8 @@ class SLSTM(SequenceMixer):
         self.norm = nn.Parameter(torch.ones(heads, size))
 
     def init_state(self, batch_size: int) -> State:
-        window = self.convolution.new_zeros(batch_size, self.convolution.shape[1] - 1, self.width)
-        cell = self.bias.new_zeros(batch_size, *self.bias.shape)
+        window = self.zeros(batch_size, self.convolution.shape[1] - 1, self.width)
+        cell = self.zeros(batch_size, *self.bias.shape)
         cell[:, 2] = -torch.inf
         return window, cell
 
