@@ -22,12 +22,13 @@ LONGEST_CHECK = 150
 class Row:
     """One op at one size; times in milliseconds. `peers` has their pairs of times, or why there are none.
 
+    `error` is a share of the tolerance, None where the op refuses the inputs; `note` says why there are no times.
     `compared` says whether peers were asked for, though there may be none.
     """
 
     op: str
     case: str
-    error: float
+    error: float | None = None
     forward: float | None = None
     both: float | None = None
     forward_floor: float | None = None
@@ -52,12 +53,13 @@ def benchmark(
     """Check every op against its loop in float64, then time it, forward and with the backward pass.
 
     OPS are names that `tsseq list --only ops` prints; all of them if none is given. An op whose results or gradients
-    are wrong gets no time. The floor is the time in which this machine's memory, measured in the same run, moves each
-    input and output once (and once more, with the gradients, in the backward pass); the ratio is to this floor. On a
-    GPU times are of captured graphs. On a CPU the loop that specifies each op is timed beside it. With --peers ops run
-    in a process of their own, since a public kernel that fails can leave the GPU unusable to its process; all are
-    first timed alone, then again beside their peers, which may take minutes to be tuned. With --out the same command
-    continues after a kill, and with other ops adds them to what is there.
+    are wrong, or that takes no layer of this size, gets no time. The floor is the time in which this machine's
+    memory, measured in the same run, moves each input and output once (and once more, with the gradients, in the
+    backward pass); the ratio is to this floor. On a GPU times are of captured graphs. On a CPU the loop that specifies
+    each op is timed beside it. With --peers ops run in a process of their own, since a public kernel that fails can
+    leave the GPU unusable to its process; all are first timed alone, then again beside their peers, which may take
+    minutes to be tuned. With --out the same command continues after a kill, and with other ops adds them to what is
+    there.
 
     Examples:
       tsseq benchmark
@@ -82,13 +84,14 @@ def benchmark(
 
     from tsseq.cli.output import ensure_folder
     from tsseq.cli.timing import bandwidth
+    from tsseq.device import checked
     from tsseq.kernels import OPS
 
     unknown = [name for name in ops or () if name not in OPS]
     if unknown:
         raise ValueError(f"unknown op {unknown[0]!r}: expected {', '.join(OPS)}")
     folder = None if out is None else ensure_folder(out)
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = checked(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     gpu = place.type == "cuda"
     usual = (256, 512, 64) if gpu else (1, 2048, 32)
     given = [
@@ -147,11 +150,15 @@ def measure(
     rows = []
     small = dict(op.benchmark_inputs(generator, min(batch, 2), min(length, LONGEST_CHECK), heads, width, dtype))
     for case, inputs in op.benchmark_inputs(generator, batch, length, heads, width, dtype):
-        where, share = timing.largest_error(op, small[case])
-        row = Row(name, case, share, compared=with_peers)
+        row = Row(name, case, compared=with_peers)
         rows.append(row)
-        if share > 1.0:
-            row.note = f"wrong: {where} is off by {share:.2g} times the tolerance"
+        try:
+            where, row.error = timing.largest_error(op, small[case])
+        except ValueError as error:
+            row.note = f"refused: {error}"
+            continue
+        if row.error > 1.0:
+            row.note = f"wrong: {where} is off by {row.error:.2g} times the tolerance"
             continue
         row.forward, row.both = timing.forward_and_both(op.function, inputs)
         floors = [1e3 * count / speed for count in timing.bytes_moved(op.function, inputs)]

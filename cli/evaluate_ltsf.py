@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -82,7 +83,9 @@ def ltsf(
 
     from tsseq.cli.output import ensure_folder, writing
     from tsseq.datasets.ltsf import load
+    from tsseq.device import checked
 
+    checked(device)
     path = None if out is None else ensure_folder(out) / RESULTS
     done = pd.read_csv(path) if path is not None and path.exists() else pd.DataFrame()
     given = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
@@ -92,12 +95,12 @@ def ltsf(
         for one in ["dlinear", "nlinear"] if model is None else model:
             for horizon in benchmark.horizons if horizons is None else horizons:
                 past = _context(one, name) if context is None else context
-                run = {"set": name, "model": one, "horizon": horizon, "context": past, "seed": seed}
-                found = done.loc[(done[[*run]] == pd.Series(run)).all(axis=1)] if len(done) else done
+                training = _training(one, name, {k: v for k, v in given.items() if v is not None})
+                run = _run(benchmark, one, horizon, past, training, seed)
+                found = done.loc[(done.reindex(columns=[*run]) == pd.Series(run)).all(axis=1)] if len(done) else done
                 if len(found):
                     rows.append({str(key): value for key, value in found.iloc[0].items()})
                     continue
-                training = _training(one, name, {k: v for k, v in given.items() if v is not None})
                 rows.append(run | _train(benchmark, one, past, horizon, training, seed, device))
                 if path is not None:
                     done = pd.concat([done, pd.DataFrame(rows[-1:])], ignore_index=True)
@@ -127,6 +130,21 @@ def _training(model: str, name: str, given: dict[str, Any]) -> WindowTraining:
         rate, batch = SETTINGS[model].get(name, (1e-3, 32))
         defaults = {"learning_rate": rate, "batch_size": batch}
     return WindowTraining(**(defaults | given))
+
+
+def _run(
+    benchmark: Benchmark, model: str, horizon: int, context: int, training: WindowTraining, seed: int
+) -> dict[str, Any]:
+    """What a line of the results says before the run; `settings` changes with any option, `data` with any value."""
+    return {
+        "set": benchmark.name,
+        "model": model,
+        "horizon": horizon,
+        "context": context,
+        "seed": seed,
+        "settings": zlib.crc32(repr(training).encode()),
+        "data": zlib.crc32(benchmark.values.tobytes()),
+    }
 
 
 def _train(

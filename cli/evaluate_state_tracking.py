@@ -89,6 +89,7 @@ def state_tracking(
 
     from tsseq.cli.output import ensure_folder
     from tsseq.datasets import state_tracking as tasks
+    from tsseq.device import checked
     from tsseq.state_tracker import TrackerTraining
 
     given = {
@@ -104,20 +105,22 @@ def state_tracking(
     }
     if workers < 1:
         raise ValueError(f"expected at least 1 worker, got {workers}")
+    if label_smoothing is not None and not 0 <= label_smoothing <= 1:
+        raise ValueError(f"expected a label_smoothing between 0 and 1, got {label_smoothing}")
     asked = {name: value for name, value in given.items() if value is not None}
     models: list[tuple[str, str, BackboneConfig, TrackerTraining]] = []
     for one in LANGUAGES if task is None else task:
         tasks.load(one)
         words = {"every_position": every_position, "test_words": test_words, "test_every": test_every}
         base = TrackerTraining(**(TABLES[one in GROUPS] | words))
-        depth = layers or (1 if one in GROUPS else 2)
+        depth = (1 if one in GROUPS else 2) if layers is None else layers
         for name in list(rows(one)) if mixer is None else mixer:
             config, own = model(one, name, width, depth, mlp_width, options or {})
             models.append((one, name, config, training_of(base, own, asked)))
     path = None if out is None else ensure_folder(out) / RESULTS
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    place = checked(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     # Every model with the first seed before any with the second: a table is there early.
-    runs = [Run(*one, seed, device) for seed in ([0] if seeds is None else seeds) for one in models]
+    runs = [Run(*one, seed, str(place)) for seed in ([0] if seeds is None else seeds) for one in models]
     _print(finish(runs, workers, path), list(dict.fromkeys(run.task for run in runs)))
 
 

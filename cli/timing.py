@@ -29,10 +29,14 @@ def differentiable(inputs: dict[str, Any]) -> tuple[dict[str, Any], list[Tensor]
 
 
 def largest_error(op: Op, inputs: dict[str, Any]) -> tuple[str, float]:
-    """The result or gradient of `op.function` furthest from the loop in float64, as a share of its tolerance."""
+    """The result or gradient of `op.function` furthest from the loop in float64, as a share of its tolerance.
+
+    Raises ValueError where the op refuses the inputs.
+    """
     exact_inputs, exact_leaves = differentiable({name: _map(x, _double) for name, x in inputs.items()})
     own_inputs, own_leaves = differentiable(inputs)
-    exact, found = leaves(op.reference(**exact_inputs)), leaves(op.function(**own_inputs))
+    found = leaves(op.function(**own_inputs))  # first, as loops do not check what they are given
+    exact = leaves(op.reference(**exact_inputs))
     generator = torch.Generator(exact[0].device).manual_seed(1)
     weights = [torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device) for x in exact]
     rounded = [w.to(x.dtype) for w, x in zip(weights, found, strict=True)]

@@ -55,17 +55,21 @@ class Benchmark:
 def load(data_dir: str | Path, name: str) -> Benchmark:
     """Read `ltsf_<name>.parquet` or `<name>.csv` (a date column and one column per channel) from `data_dir`.
 
-    Raises ValueError if neither file is there.
+    Raises ValueError if neither file is there, and for more than one series or values that are missing or infinite.
     """
     folder = Path(data_dir)
     packed, plain = folder / f"ltsf_{name}.parquet", folder / f"{name}.csv"
     if packed.is_file():
-        (series,) = read_parquet(packed)
-        values = np.stack(series.channels()).astype(np.float64)
+        path, rows = packed, read_parquet(packed)
+        if len(rows) > 1:
+            raise ValueError(f"{path}: expected one series of several channels, got {len(rows)} series")
+        values = np.stack(rows[0].channels()).astype(np.float64)
     elif plain.is_file():
-        values = pd.read_csv(plain).select_dtypes("number").to_numpy(np.float64).T
+        path, values = plain, pd.read_csv(plain).select_dtypes("number").to_numpy(np.float64).T
     else:
         raise ValueError(f"expected {packed.name} or {plain.name} in {folder}, got neither")
+    if not values.size or not np.isfinite(values).all():
+        raise ValueError(f"{path}: expected columns of finite numbers, got none or missing or infinite ones")
     parts = split(name, values.shape[1])
     training = values[:, : parts[0]]
     # A channel that never moves in training keeps its own scale.

@@ -34,7 +34,8 @@ class Series:
 def read_parquet(path: str | Path) -> list[Series]:
     """Read a parquet file with columns item_id, start, freq and target (lists, or lists of lists).
 
-    Raises ValueError if the file is not parquet or lacks one of these columns.
+    Raises ValueError if the file is not parquet, lacks one of these columns, or has no series; and for a series that
+    is no list of numbers or has infinite ones.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -49,7 +50,7 @@ def read_parquet(path: str | Path) -> list[Series]:
 def read_arrow_folder(path: str | Path) -> list[Series]:
     """Read a folder written by Hugging Face's `save_to_disk`, with pyarrow alone.
 
-    Raises ValueError if it is not such a folder or lacks one of the columns item_id, start, freq, target.
+    Raises ValueError if it is not such a folder or, as `read_parquet`, for what is in it.
     """
     import pyarrow as pa
 
@@ -87,11 +88,13 @@ def _from_table(table: Any, path: str | Path) -> list[Series]:
     lacking = [name for name in COLUMNS if name not in table.column_names]
     if lacking:
         raise ValueError(f"{path}: expected columns {', '.join(COLUMNS)}, got {', '.join(table.column_names)}")
+    if not table.num_rows:
+        raise ValueError(f"{path}: expected at least one series, got none")
     ids, starts, freqs = (table.column(name).to_pylist() for name in COLUMNS[:3])
-    targets = [_vector(row) for chunk in table.column("target").chunks for row in _storage(chunk)]
+    rows = (row for chunk in table.column("target").chunks for row in _storage(chunk))
     return [
-        Series(str(item), target, None if start is None else str(start), freq)
-        for item, start, freq, target in zip(ids, starts, freqs, targets, strict=True)
+        Series(str(item), _target(row, f"{path}: series {str(item)!r}"), None if start is None else str(start), freq)
+        for item, start, freq, row in zip(ids, starts, freqs, rows, strict=True)
     ]
 
 
@@ -100,7 +103,21 @@ def _storage(chunk: Any) -> Any:
     return getattr(chunk, "storage", chunk)
 
 
+def _target(row: Any, name: str) -> NDArray[np.float32]:
+    try:
+        target = _vector(row)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    if np.isinf(target).any():
+        raise ValueError(f"{name}: expected finite values or NaN, got an infinite one")
+    return target
+
+
 def _vector(row: Any) -> NDArray[np.float32]:
+    import pyarrow as pa
+
+    if not isinstance(row, pa.ListScalar) or not row.is_valid:
+        raise ValueError(f"expected a target of lists of numbers, got {row.type if row.is_valid else 'none'}")
     values = row.values
     if values.type.num_fields:  # a list of lists: one per channel
         return np.stack([_vector(inner) for inner in values])

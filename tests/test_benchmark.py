@@ -19,12 +19,14 @@ SMALL = (1, 20, 2, 8)
 CPU = torch.device("cpu")
 
 
-def cases(name: str):
-    return dict(OPS[name].benchmark_inputs(torch.Generator().manual_seed(0), *SMALL, torch.float32))
+def cases(name: str, size: tuple[int, int, int, int] = SMALL):
+    return dict(OPS[name].benchmark_inputs(torch.Generator().manual_seed(0), *size, torch.float32))
 
 
 @pytest.mark.parametrize("name", OPS)
 def test_every_op_has_cases_and_passes_on_them(name: str) -> None:
+    for inputs in cases(name, (1, 1, 1, 1)).values():
+        assert min(timing.bytes_moved(OPS[name].function, inputs)) > 0
     for inputs in cases(name).values():
         where, share = timing.largest_error(OPS[name], inputs)
         assert share <= 1, where
@@ -40,6 +42,14 @@ def test_a_wrong_op_gets_no_time() -> None:
         return op.function(x.detach(), **inputs)
 
     assert timing.largest_error(replace(op, function=lost_gradient), cases("gated_norm")["SiLU"])[1] == float("inf")
+
+
+def test_an_op_that_refuses_the_size_is_a_row_with_the_reason(tmp_path, capsys) -> None:
+    benchmark(["hadamard_scan", "gated_norm"], out=tmp_path, device="cpu", length=20, width=6)
+    assert "hadamard_scan, width 24: refused: expected a diagonal" in capsys.readouterr().out.replace("\n", " ")
+    table = pd.read_csv(tmp_path / "benchmark.csv").set_index("op")
+    assert "power of two" in table.loc["hadamard_scan", "note"] and (table.loc["gated_norm", "both_ms"] > 0).all()
+    benchmark(["hadamard_scan"], out=tmp_path, device="cpu", length=20, width=6)
 
 
 def test_floor_counts_each_tensor_once_a_pass() -> None:
@@ -148,3 +158,6 @@ def test_mistakes_end_in_one_line(capsys) -> None:
     assert "unknown op 'linear_atention': expected block_scan" in capsys.readouterr().err
     assert main(["benchmark", "gated_norm", "--length", "0", "--device", "cpu"]) == 2
     assert "at least 1" in capsys.readouterr().err
+    for device in ("gpu", "meta"):
+        assert main(["benchmark", "gated_norm", "--device", device]) == 2
+        assert f"a device that this machine has, such as cpu or cuda, got '{device}'" in capsys.readouterr().err

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tsseq.datasets import DATASETS, bundled, csv, gift_eval, ltsf, uea
+from tsseq.datasets import DATASETS, bundled, csv, gift_eval, ltsf
 from tsseq.datasets.panel import from_series
 from tsseq.datasets.series import Series, read_arrow_folder, read_parquet, write_parquet
 from tsseq.datasets.windows import last_windows
@@ -182,6 +182,25 @@ def test_parquet_of_something_else(tmp_path):
         read_parquet(tmp_path / "odd.parquet")
 
 
+@pytest.mark.parametrize(
+    "target, message",
+    [
+        (["abc"], "series 'a': expected a target of lists of numbers, got string"),
+        ([1.0], "series 'a': expected a target of lists of numbers, got double"),
+        ([["x", "y"]], "series 'a': could not convert string to float: 'x'"),
+        ([[1.0], None], "series 'b': expected a target of lists of numbers, got none"),
+        ([[[1.0, 2.0], [3.0]]], "series 'a': all input arrays must have the same shape"),
+        ([[1.0], [2.0, np.inf]], "series 'b': expected finite values or NaN, got an infinite one"),
+        ([], "expected at least one series, got none"),
+    ],
+)
+def test_lists_with_a_fault_are_named(target, message, tmp_path):
+    path, ids = tmp_path / "lists.parquet", ["a", "b"][: len(target)]
+    pd.DataFrame({"item_id": ids, "start": "2024-01-31", "freq": "M", "target": target}).to_parquet(path)
+    with pytest.raises(ValueError, match=rf"lists\.parquet: {message}"):
+        read_parquet(path)
+
+
 def test_configurations():
     terms = [c.term for c in gift_eval.CONFIGURATIONS.values()]
     assert (len(terms), terms.count("short"), terms.count("medium"), terms.count("long")) == (97, 55, 21, 21)
@@ -261,6 +280,33 @@ def test_batches_do_not_change_scores(tmp_path):
     pd.testing.assert_frame_equal(whole, parts, rtol=1e-12)
 
 
+class MissingWhereNothing(SeasonalNaive):
+    """As our forecasters: Seasonal Naive itself forecasts zero after a history without any observation."""
+
+    def forecast(self, context, horizon, quantile_levels):
+        empty = np.array([np.isnan(values).all() for values in context])
+        forecast = super().forecast(context, horizon, quantile_levels)
+        forecast.mean[empty] = forecast.quantiles[empty] = np.nan
+        return forecast
+
+
+def test_what_follows_nothing_is_scored_as_forecast_as_zero(tmp_path):
+    rng, path = np.random.default_rng(0), tmp_path / "hospital__M.parquet"
+    series = [Series(f"s{i}", rng.normal(size=84).astype(np.float32), "2000-01-31", "M") for i in range(3)]
+    for observed in (0, 3):
+        series[1].target[:] = np.nan
+        series[1].target[84 - observed :] = 7.0
+        write_parquet(path, series)
+        found, expected = (
+            gift_eval.evaluate(kind(12), tmp_path).drop(columns=["seconds"])
+            for kind in (MissingWhereNothing, SeasonalNaive)
+        )
+        pd.testing.assert_frame_equal(found, expected)
+    write_parquet(path, [Series("t", np.full(84, np.nan, np.float32), "2000-01-31", "M")])
+    with pytest.raises(ValueError, match="at least one observed value among those to be forecast"):
+        gift_eval.evaluate(SeasonalNaive(12), tmp_path)
+
+
 def test_missing_benchmark_data(tmp_path, monkeypatch):
     monkeypatch.delenv("GIFT_EVAL", raising=False)
     with pytest.raises(ValueError, match="in an argument or in GIFT_EVAL, got neither"):
@@ -274,60 +320,6 @@ def test_missing_benchmark_data(tmp_path, monkeypatch):
         gift_eval.load(None, "hospital/M/short")
     with pytest.raises(ValueError, match="no GIFT-Eval configuration 'ett1/H/tiny': expected ett1/15T/short"):
         gift_eval.named("ett1/H/tiny")
-
-
-def labelled(cases, channels=2, length=5, seed=0):
-    rng = np.random.default_rng(seed)
-    values = rng.normal(size=(cases, channels, length)).astype(np.float32)
-    return uea.LabelledSeries(values, np.full(cases, length), rng.integers(0, 3, cases), ("a", "b", "c"))
-
-
-def write_npz(folder, train, test, name="Toy"):
-    arrays = {"classes": np.array(train.classes)}
-    for part, data in (("train", train), ("test", test)):
-        values = np.nan_to_num(data.values)
-        arrays |= {f"X_{part}": values, f"y_{part}": data.labels.astype(np.int16), f"len_{part}": data.lengths}
-    np.savez(folder / f"{name}.npz", **arrays)
-
-
-def test_uea_npz(tmp_path):
-    train, test = labelled(6), labelled(4, seed=1)
-    test.values[0, :, 3:] = np.nan
-    test.lengths[0] = 3
-    write_npz(tmp_path, train, test)
-    assert uea.names(tmp_path) == ["Toy"]
-    for wanted, got in zip((train, test), uea.load(tmp_path, "Toy"), strict=True):
-        np.testing.assert_array_equal(got.values, wanted.values)
-        np.testing.assert_array_equal(got.labels, wanted.labels)
-        np.testing.assert_array_equal(got.lengths, wanted.lengths)
-        assert got.classes == wanted.classes
-    with pytest.raises(ValueError, match=r"expected Other\.npz or Other_TRAIN\.ts"):
-        uea.load(tmp_path, "Other")
-
-
-def test_uea_ts_files():
-    sktime = pytest.importorskip("sktime")
-    folder = Path(sktime.__file__).parent / "datasets" / "data"
-    train, test = uea.load(folder, "BasicMotions")
-    assert train.values.shape == test.values.shape == (40, 6, 100)
-    assert len(train.classes) == 4 and np.isfinite(train.values).all()
-    train, test = uea.load(folder, "JapaneseVowels")
-    assert train.values.shape == (270, 12, 29) and len(test) == 370
-    assert (train.lengths.min(), train.lengths.max()) == (7, 26)
-    shortest = int(train.lengths.argmin())
-    assert np.isnan(train.values[shortest, :, 7:]).all() and np.isfinite(train.values[shortest, :, :7]).all()
-
-
-def test_uea_resplit():
-    train, test = labelled(60), labelled(40, seed=1)
-    test.values[:5], test.labels[:5] = train.values[:5], train.labels[:5]
-    parts = uea.resplit(train, test, uea.SEEDS[0])
-    assert [len(part) for part in parts] == [66, 14, 15]
-    seen = np.concatenate([part.values for part in parts]).reshape(95, -1)
-    assert len(np.unique(seen, axis=0)) == 95
-    again, other = uea.resplit(train, test, uea.SEEDS[0]), uea.resplit(train, test, uea.SEEDS[1])
-    np.testing.assert_array_equal(parts[0].values, again[0].values)
-    assert not np.array_equal(parts[0].values, other[0].values)
 
 
 def test_ltsf_protocol(tmp_path):
@@ -351,6 +343,16 @@ def test_ltsf_protocol(tmp_path):
         ltsf.load(tmp_path, "none")
     with pytest.raises(ValueError, match="at least 14400 steps in ETTh1, got 100"):
         ltsf.split("ETTh1", 100)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_ltsf_sets_with_a_fault_are_named(value, tmp_path):
+    pd.DataFrame({"date": ["2020-01-01"] * 3, "a": [1.0, 2.0, value]}).to_csv(tmp_path / "one.csv", index=False)
+    with pytest.raises(ValueError, match=r"one\.csv: expected columns of finite numbers"):
+        ltsf.load(tmp_path, "one")
+    write_parquet(tmp_path / "ltsf_two.parquet", SERIES)
+    with pytest.raises(ValueError, match=r"ltsf_two\.parquet: expected one series of several channels, got 2"):
+        ltsf.load(tmp_path, "two")
 
 
 @pytest.mark.skipif("TSSEQ_GIFT_EVAL" not in os.environ, reason="TSSEQ_GIFT_EVAL names no folder")

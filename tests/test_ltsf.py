@@ -177,5 +177,23 @@ def test_command_writes_and_continues(folder, capsys):
     assert first["mse"][0] < np.square(futures).mean()
 
 
+def test_only_runs_with_the_same_settings_and_data_count_as_done(folder):
+    options = {"sets": ["waves"], "model": ["nlinear"], "horizons": [HORIZON], "context": CONTEXT, "out": folder}
+    for changed in ({"epochs": 1}, {"epochs": 2}, {"batch_size": 8}, {"learning_rate": 0.1}, {"epochs": 1}):
+        ltsf(data=folder, **{"epochs": 1, **changed}, **options)
+    assert len(pd.read_csv(folder / "ltsf.csv")) == 4
+    frame = pd.read_csv(folder / "waves.csv")
+    frame.loc[999, "a"] += 1.0
+    frame.to_csv(folder / "waves.csv", index=False)
+    for _ in range(2):
+        ltsf(data=folder, epochs=1, **options)
+    assert len(pd.read_csv(folder / "ltsf.csv")) == 5
+
+
+def test_command_names_a_device_that_is_not_there(folder):
+    with pytest.raises(ValueError, match="a device that this machine has, such as cpu or cuda, got 'gpu'"):
+        ltsf(data=folder, sets=["waves"], device="gpu")
+
+
 def test_published_errors_are_complete():
     assert all(len(horizons) == 4 for sets in PUBLISHED.values() for horizons in sets.values())

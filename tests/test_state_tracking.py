@@ -245,3 +245,10 @@ def test_command_names_what_is_wrong():
         command(task=["sudoku"])
     with pytest.raises(ValueError, match="at least 1 worker, got 0"):
         command(workers=0)
+    for smoothing in (3, -0.1, float("nan")):
+        with pytest.raises(ValueError, match="label_smoothing between 0 and 1, got"):
+            command(label_smoothing=smoothing)
+    with pytest.raises(ValueError, match="positive width and layers and .* got 64, 0 and 0"):
+        command(task=["parity"], mixer=["lru"], layers=0)
+    with pytest.raises(ValueError, match="a device that this machine has, such as cpu or cuda, got 'gpu'"):
+        command(task=["parity"], mixer=["lru"], device="gpu")
