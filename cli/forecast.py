@@ -98,9 +98,18 @@ def _read(
 
     if not covariates and future is None:
         return read_source(source, freq, columns), None
-    data = csv.read_table(source)
-    ahead = None if future is None else csv.read_table(future)
+    if _is_bundled(source):
+        raise ValueError(f"{source} ships without covariates: covariates and future are for files")
+    id_column = columns["id_column"]
+    data = csv.read_table(source, id_column)
+    ahead = None if future is None else csv.read_table(future, id_column)
     return read_with_covariates(data, covariates, ahead, horizon, freq=freq, **columns)
+
+
+def _is_bundled(source: str) -> bool:
+    from tsseq.datasets import bundled
+
+    return source in bundled.names() and not Path(source).expanduser().exists()
 
 
 def read_source(source: str, freq: str | None = None, columns: dict[str, Any] | None = None) -> Panel:
@@ -108,7 +117,7 @@ def read_source(source: str, freq: str | None = None, columns: dict[str, Any] | 
     from tsseq.datasets import bundled, csv
 
     path = Path(source).expanduser()
-    if not path.exists() and source in bundled.names():
+    if _is_bundled(source):
         given = {"freq": freq, **(columns or {})}
         if any(value is not None for value in given.values()):
             raise ValueError(f"{source} ships with its columns and time stamps: {', '.join(given)} are for files")

@@ -9,6 +9,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from tsseq.datasets import time_stamps
+from tsseq.datasets.time_stamps import is_time
+
 ID_NAMES = ("item_id", "unique_id", "series_id", "series", "id")
 TIME_NAMES = (
     "timestamp",
@@ -31,12 +34,16 @@ LARGEST = float(np.finfo(np.float32).max)
 
 @dataclass(frozen=True)
 class Table:
-    """Numeric columns with their time stamps; `codes` (row -> series) where the table is long."""
+    """Numeric columns with their time stamps; `codes` (row -> series) where the table is long.
+
+    `rows` numbers the rows for messages, from 0.
+    """
 
     ids: pd.Index
     numbers: list[NDArray[np.float64]]
     stamps: pd.Index
     codes: NDArray[np.int64] | None
+    rows: NDArray[np.int64]
 
     @property
     def many(self) -> bool:
@@ -44,16 +51,29 @@ class Table:
         return self.codes is not None
 
     def series(self) -> Iterator[tuple[Hashable, NDArray[np.float64], pd.Index, NDArray[np.int64]]]:
-        """Name, checked values, time stamps and row numbers of each series."""
-        rows = np.arange(len(self.stamps))
+        """Name, values, time stamps and row numbers of each series."""
         if self.codes is None:
             for name, numbers in zip(self.ids, self.numbers, strict=True):
-                yield name, checked(numbers, name, rows), self.stamps, rows
+                yield name, numbers, self.stamps, self.rows
             return
         order = np.argsort(self.codes, kind="stable")
         stops = np.cumsum(np.bincount(self.codes, minlength=len(self.ids)))
         for name, own in zip(self.ids, np.split(order, stops[:-1]), strict=True):
-            yield name, checked(self.numbers[0][own], name, own), self.stamps[own], own
+            yield name, self.numbers[0][own], self.stamps[own], self.rows[own]
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Which column is what; a `time_column` of None stands for the index, an `id_column` of None for one per series.
+
+    `stamps` is the time of each row: a DatetimeIndex, a PeriodIndex or integers.
+    """
+
+    id_column: Any
+    time_column: Any
+    stamps: pd.Index
+    targets: list[Any]
+    unused: list[Any]
 
 
 def read(
@@ -65,44 +85,40 @@ def read(
     """Find and check the columns; see `tsseq.datasets.panel.from_pandas` for what is looked for."""
     frame = as_frame(data)
     found = find(frame, id_column, time_column, target_column)
-    id_column, targets = found.id_column, found.targets
-    stamps = _index(frame, found.time_column)
     if found.unused:
         warnings.warn(f"columns not used: {listed(found.unused)}", stacklevel=4)
-    numbers = [_to_numbers(frame[name], name) for name in targets]
+    return take(frame, found)
+
+
+def take(frame: pd.DataFrame, found: Roles) -> Table:
+    """The columns that were found."""
+    id_column, targets = found.id_column, found.targets
+    rows = np.arange(len(frame))
+    numbers = [to_numbers(frame[name], name) for name in targets]
     if id_column is None:
-        return Table(pd.Index(targets), numbers, stamps, None)
+        return Table(pd.Index(targets), numbers, found.stamps, None, rows)
     if len(targets) != 1:
         raise ValueError(f"expected one target column beside the series column {id_column!r}, got {listed(targets)}")
     codes, ids = pd.factorize(frame[id_column])
     if (codes < 0).any():
         raise ValueError(f"expected a name for each row in column {id_column!r}, got none in row {codes.argmin() + 1}")
-    return Table(pd.Index(ids), numbers, stamps, np.asarray(codes, np.int64))
-
-
-@dataclass(frozen=True)
-class Roles:
-    """Which column is what; a `time_column` of None stands for the index, an `id_column` of None for one per series."""
-
-    id_column: Any
-    time_column: Any
-    targets: list[Any]
-    unused: list[Any]
+    return Table(pd.Index(ids), numbers, found.stamps, np.asarray(codes, np.int64), rows)
 
 
 def find(
     frame: pd.DataFrame, id_column: str | None, time_column: str | None, target_column: str | Sequence[str] | None
 ) -> Roles:
     """The named columns, and by their names and contents those that are not named."""
-    require(frame, [name for name in (id_column, time_column, *_as_list(target_column)) if name is not None])
-    time_column = time_column or _find_time(frame, id_column, _as_list(target_column))
+    require(frame, [name for name in (id_column, time_column, *as_list(target_column)) if name is not None])
+    time_column = time_column or find_time(frame, [id_column, *as_list(target_column)])
+    stamps = stamps_of(frame, time_column)
     rest = [name for name in frame.columns if name not in (time_column, id_column)]
     if id_column is None:
         has_time = time_column is not None or is_time(frame.index)
-        id_column = _find_id(frame, rest, _index(frame, time_column), has_time)
+        id_column = _find_id(frame, rest, stamps, has_time)
         rest = [name for name in rest if name != id_column]
-    targets = _as_list(target_column) or _find_targets(frame, rest, id_column)
-    return Roles(id_column, time_column, targets, [name for name in rest if name not in targets])
+    targets = as_list(target_column) or _find_targets(frame, rest, id_column)
+    return Roles(id_column, time_column, stamps, targets, [name for name in rest if name not in targets])
 
 
 def require(frame: pd.DataFrame, names: Sequence[Any]) -> None:
@@ -112,22 +128,34 @@ def require(frame: pd.DataFrame, names: Sequence[Any]) -> None:
             raise ValueError(f"expected a column {name!r}, got {listed(frame.columns)}")
 
 
-def _index(frame: pd.DataFrame, time_column: Any) -> pd.Index:
-    return _row_index(frame) if time_column is None else _stamps(frame[time_column], time_column)
+def stamps_of(frame: pd.DataFrame, time_column: Any) -> pd.Index:
+    """The time of each row, from a column or, for None, the index."""
+    if time_column is not None:
+        return time_stamps.read(frame[time_column], f"column {time_column!r}")
+    try:
+        return time_stamps.read(frame.index, "the index")
+    except ValueError as error:
+        raise ValueError(f"{error} (after reset_index(drop=True) rows count 0, 1, 2)") from error
 
 
 def checked(numbers: NDArray[np.float64], name: Hashable, rows: NDArray[np.int64]) -> NDArray[np.float64]:
     """The same values; ValueError if one is infinite (or beyond float32) or none is observed."""
-    beyond = np.abs(numbers) > LARGEST
-    if beyond.any():
-        at = int(beyond.argmax())
-        raise ValueError(f"series {name!r}: expected finite values, got {numbers[at]:g} in row {rows[at] + 1}")
+    require_finite(numbers, f"series {name!r}", rows)
     if np.isnan(numbers).all():
         raise ValueError(f"series {name!r}: expected at least one observed value, got only missing ones")
     return numbers
 
 
+def require_finite(numbers: NDArray[np.float64], what: str, rows: NDArray[np.int64]) -> None:
+    """ValueError if a value is infinite or beyond float32."""
+    beyond = np.abs(numbers) > LARGEST
+    if beyond.any():
+        at = int(beyond.argmax())
+        raise ValueError(f"{what}: expected finite values, got {numbers[at]:g} in row {rows[at] + 1}")
+
+
 def as_frame(data: pd.DataFrame | pd.Series) -> pd.DataFrame:
+    """A table with one row index, which is of dates, periods or integers where its entries can be read so."""
     if isinstance(data, pd.Series):
         data = data.to_frame("0" if data.name is None else data.name)
     if not isinstance(data, pd.DataFrame):
@@ -140,17 +168,21 @@ def as_frame(data: pd.DataFrame | pd.Series) -> pd.DataFrame:
     if isinstance(data.index, pd.MultiIndex):
         names = [("item_id", "timestamp")[min(i, 1)] if n is None else n for i, n in enumerate(data.index.names)]
         return data.reset_index(names=names)
-    return data
+    try:
+        return data.set_axis(time_stamps.read(data.index, "the index"))
+    except ValueError:  # labels, which say no time; a column may
+        return data
 
 
-def _find_time(frame: pd.DataFrame, id_column: str | None, targets: list[Any]) -> Any:
+def find_time(frame: pd.DataFrame, taken: Sequence[Any] = ()) -> Any:
+    """The column that looks like time, if it is not `taken`; None where the index is the time, or nothing is."""
     if is_time(frame.index):
         return None
-    open_columns = [name for name in frame.columns if name != id_column and name not in targets]
+    open_columns = [name for name in frame.columns if name not in taken]
     dated = [name for name in open_columns if is_time(frame[name])]
     called = [name for name in open_columns if str(name).lower() in TIME_NAMES and not _is_fraction(frame[name])]
     called.sort(key=lambda name: TIME_NAMES.index(str(name).lower()))
-    readable = [name for name in open_columns[:1] if _is_text(frame[name]) and _reads_as_time(frame[name])]
+    readable = [name for name in open_columns[:1] if _is_text(frame[name]) and time_stamps.reads_as_time(frame[name])]
     return next(iter([*dated, *called, *readable]), None)
 
 
@@ -158,7 +190,7 @@ def _find_id(frame: pd.DataFrame, rest: list[Any], stamps: pd.Index, has_time: b
     called = [name for name in rest if str(name).lower() in ID_NAMES]
     if called:
         return min(called, key=lambda name: ID_NAMES.index(str(name).lower()))
-    labels = [name for name in rest if _is_text(frame[name]) and not _holds_numbers(frame[name])]
+    labels = [name for name in rest if is_label(frame[name])]
     if labels and (not has_time or stamps.has_duplicates):
         if len(labels) == 1 and has_time:
             return labels[0]
@@ -175,7 +207,8 @@ def _find_targets(frame: pd.DataFrame, rest: list[Any], id_column: Any) -> list[
     return called[:1] if id_column is not None and called else numeric
 
 
-def _to_numbers(column: pd.Series, name: Hashable) -> NDArray[np.float64]:
+def to_numbers(column: pd.Series, name: Hashable) -> NDArray[np.float64]:
+    """NaN where missing; ValueError for text that is not a number."""
     if _is_number(column):
         return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
     numbers = pd.to_numeric(column, errors="coerce")
@@ -184,49 +217,6 @@ def _to_numbers(column: pd.Series, name: Hashable) -> NDArray[np.float64]:
         row = int(np.argmax(text.to_numpy()))
         raise ValueError(f"expected numbers in column {name!r}, got {column.iloc[row]!r} in row {row + 1}")
     return np.asarray(numbers.to_numpy(dtype=np.float64, na_value=np.nan))
-
-
-def _stamps(column: pd.Series, name: Hashable) -> pd.Index:
-    if column.isna().any():
-        row = int(np.argmax(column.isna().to_numpy()))
-        raise ValueError(f"expected a time stamp in each row of column {name!r}, got none in row {row + 1}")
-    if _is_number(column):
-        if _is_fraction(column):
-            raise ValueError(f"expected time stamps or integers in column {name!r}, got {column.dtype} numbers")
-        column = column.astype(np.int64)
-    stamps: pd.Index = pd.Index(column) if is_time(column) or _is_number(column) else _read_times(column)
-    if stamps.isna().any():
-        row = int(np.argmax(stamps.isna()))
-        raise ValueError(f"expected time stamps in column {name!r}, got {column.iloc[row]!r} in row {row + 1}")
-    return stamps
-
-
-def _read_times(column: pd.Series) -> pd.DatetimeIndex:
-    with warnings.catch_warnings():
-        # pandas warns about formats it has to guess and about mixed offsets; both are dealt with here.
-        warnings.simplefilter("ignore")
-        try:
-            stamps = pd.to_datetime(column, errors="coerce")
-        except ValueError:
-            return pd.DatetimeIndex(pd.to_datetime(column, errors="coerce", utc=True))
-        if not pd.api.types.is_datetime64_any_dtype(stamps.dtype):
-            stamps = pd.to_datetime(column, errors="coerce", utc=True)
-    return pd.DatetimeIndex(stamps)
-
-
-def _row_index(frame: pd.DataFrame) -> pd.Index:
-    index: pd.Index = frame.index
-    if not is_time(index) and not pd.api.types.is_integer_dtype(index.dtype):
-        index = pd.RangeIndex(len(frame))
-    return index
-
-
-def _reads_as_time(column: pd.Series) -> bool:
-    return bool(_read_times(column.dropna().head(3)).notna().all())
-
-
-def is_time(column: pd.Series | pd.Index) -> bool:
-    return pd.api.types.is_datetime64_any_dtype(column.dtype) or isinstance(column.dtype, pd.PeriodDtype)
 
 
 def _is_number(column: pd.Series) -> bool:
@@ -242,6 +232,11 @@ def _is_text(column: pd.Series) -> bool:
     return not _is_number(column) and not is_time(column)
 
 
+def is_label(column: pd.Series) -> bool:
+    """Whether a column is text that is not of numbers."""
+    return _is_text(column) and not _holds_numbers(column)
+
+
 def _holds_numbers(column: pd.Series) -> bool:
     """Whether a text column is one of numbers, with at most a few words astray among them."""
     if not _is_text(column):
@@ -250,7 +245,8 @@ def _holds_numbers(column: pd.Series) -> bool:
     return bool(len(written) and pd.to_numeric(written, errors="coerce").notna().mean() >= 0.5)
 
 
-def _as_list(names: str | Sequence[str] | None) -> list[Any]:
+def as_list(names: str | Sequence[str] | None) -> list[Any]:
+    """Names that are given as a list, as one or not at all."""
     return [] if names is None else [names] if isinstance(names, str) else list(names)
 
 

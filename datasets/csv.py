@@ -1,6 +1,7 @@
 """Series in files: CSV and parquet, wide or long, and the parquet layout item_id, start, freq, target."""
 
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,14 @@ from typing import Any
 import pandas as pd
 
 from tsseq import memory
+from tsseq.datasets import columns
 from tsseq.datasets import series as lists
 from tsseq.datasets.panel import Panel, from_pandas, from_series
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
+NUMBER = r"[-+]?[\d.]+([eE][-+]?\d+)?"
+DATE = r"(\d{4}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4})\b.*"
+BLANK = r"Unnamed: [1-9]\d*"
 GROWTH = 5  # memory while a table is read, over its size as text or as columns of numbers
 
 
@@ -27,7 +32,7 @@ def load(
 
     Raises ValueError for a file that is missing, empty, malformed, larger than memory or holds no usable series.
     """
-    path, data = _read(path)
+    path, data = _read(path, id_column)
     try:
         if isinstance(data, list):
             return from_series(data, freq)
@@ -36,20 +41,20 @@ def load(
         raise ValueError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
 
 
-def read_table(path: str | Path) -> pd.DataFrame:
+def read_table(path: str | Path, id_column: str | None = None) -> pd.DataFrame:
     """The table in a CSV or parquet file, as it is. Raises ValueError as `load` does, and for lists of series."""
-    path, data = _read(path)
+    path, data = _read(path, id_column)
     if isinstance(data, list):
         raise ValueError(f"{path}: expected a row per time stamp, got a row per series")
     return data
 
 
-def _read(path: str | Path) -> tuple[Path, pd.DataFrame | list[lists.Series]]:
+def _read(path: str | Path, id_column: str | None) -> tuple[Path, pd.DataFrame | list[lists.Series]]:
     path = Path(path).expanduser()
     if path.is_dir() or not path.exists():
         raise ValueError(f"expected a CSV or parquet file, got {path}, which {_is_not(path)}")
     try:
-        return path, _read_parquet(path) if path.suffix in PARQUET_SUFFIXES else _read_csv(path)
+        return path, _read_parquet(path) if path.suffix in PARQUET_SUFFIXES else _read_csv(path, id_column)
     except ValueError as error:
         raise ValueError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
 
@@ -58,10 +63,12 @@ def _is_not(path: Path) -> str:
     return "is a folder" if path.is_dir() else "does not exist"
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
+def _read_csv(path: Path, id_column: str | None) -> pd.DataFrame:
     memory.require(GROWTH * path.stat().st_size, "a table of this size")
     try:
-        frame = pd.read_csv(path, skipinitialspace=True)
+        names = pd.read_csv(path, skipinitialspace=True, nrows=0).columns
+        _check_header(list(names))
+        frame = _read_rows(path, [name for name in names if _names_series(name, id_column)])
     except pd.errors.EmptyDataError as error:
         raise ValueError("expected a table, got an empty file") from error
     except (pd.errors.ParserError, UnicodeDecodeError) as error:
@@ -69,15 +76,58 @@ def _read_csv(path: Path) -> pd.DataFrame:
         if "out of memory" in reason:
             raise ValueError("not enough memory for a table of this size") from error
         raise ValueError(f"expected comma-separated text, got something else ({reason})") from error
-    _check_header(list(map(str, frame.columns)))
     if frame.empty:
-        raise ValueError(f"expected rows below the header, got none under {', '.join(map(str, frame.columns))}")
+        raise ValueError(f"expected rows below the header, got none under {', '.join(names)}")
+    return frame
+
+
+def _names_series(column: str, id_column: str | None) -> bool:
+    return column == id_column if id_column else column.lower() in columns.ID_NAMES
+
+
+def _read_rows(path: Path, ids: list[str]) -> pd.DataFrame:
+    """The table; what names series is text as it is written, as 007 is no number there and NA not missing."""
+    options: dict[str, Any] = {"skipinitialspace": True, "dtype": dict.fromkeys(ids, str)}
+    frame: pd.DataFrame = pd.read_csv(path, **options)
+    if not isinstance(frame.index, pd.RangeIndex):  # pandas makes one of what a row has more than the header
+        if not _ends_are_empty(path, frame):
+            return _with_row_names(path, frame)
+        options["index_col"] = False
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", pd.errors.ParserWarning)  # of the ends that are lost
+            frame = pd.read_csv(path, **options)
+    missing = [place for place, name in enumerate(frame.columns) if frame[name].isna().any()]
+    places = [place for place in missing if columns.is_label(frame.iloc[:, place]) or frame.columns[place] in ids]
+    if places:
+        options |= {"usecols": places, "dtype": str, "keep_default_na": False, "na_values": [""]}
+        for place, (_, column) in zip(places, pd.read_csv(path, **options).items(), strict=True):
+            frame[frame.columns[place]] = column
+    spare = [name for name in frame.columns if name.startswith("Unnamed: ") and frame[name].isna().all()]
+    return frame.drop(columns=spare)
+
+
+def _ends_are_empty(path: Path, frame: pd.DataFrame) -> bool:
+    """Whether all that the rows have more than the header is a comma."""
+    text = pd.read_csv(path, skipinitialspace=True, dtype=str, keep_default_na=False)
+    return frame.index.nlevels == 1 and bool((text.iloc[:, -1] == "").all())
+
+
+def _with_row_names(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
+    """The table, if it is as R writes it: names of rows and columns in quotes, and no name over those of rows."""
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        quoted = all(file.readline().startswith('"') for _ in range(2))
+    extra = frame.index.nlevels
+    if not quoted or extra > 1 or any(name.lower() in columns.TIME_NAMES for name in frame.columns):
+        expected = len(frame.columns)
+        raise ValueError(f"expected {expected} fields in each row, as in the header, got {expected + extra} in row 1")
     return frame
 
 
 def _check_header(names: list[str]) -> None:
-    if all(re.fullmatch(r"[-+]?[\d.]+([eE][-+]?\d+)?", name) for name in names):
-        raise ValueError(f"expected column names in the first line, got numbers: {', '.join(names)}")
+    numbers = [bool(re.fullmatch(NUMBER, name)) for name in names]
+    if any(numbers) and all(re.fullmatch(f"{NUMBER}|{DATE}|{BLANK}", name) for name in names):
+        kinds = "numbers" if all(numbers) else "dates and numbers"
+        raise ValueError(f"expected column names in the first line, got {kinds}: {', '.join(names)}")
     separator = re.search(r"[;\t|]", names[0])
     if len(names) == 1 and separator:
         raise ValueError(f"expected columns separated by commas, got {separator.group()!r}")

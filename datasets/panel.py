@@ -1,6 +1,6 @@
 """Many univariate series on regular grids: what pandas tables, files and lists of series become."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,31 +67,50 @@ def from_pandas(
 ) -> Panel:
     """Read a long table (one row per series and time), a wide one (one column per series), or one series.
 
-    What is not named is looked for: time in a DatetimeIndex or PeriodIndex, a column of dates or one called
-    timestamp, date, ds, ...; series in a column called item_id, unique_id, ...; values in every numeric column
-    of a wide table, or the only one (or target, y, value) of a long one. Without any time, rows count 0, 1, 2.
+    What is not named is looked for: time in an index of dates or periods, a column of dates or one called
+    timestamp, date, ds, ..., or the whole numbers of the index; series in a column called item_id, unique_id, ...;
+    values in every numeric column of a wide table, or the only one (or target, y, value) of a long one.
+
+    Dates may be text, and whole numbers if all are YYYYMMDD or all YYYYMM; `tsseq.datasets.time_stamps.read` says
+    how they are read.
 
     `freq` is needed where the time stamps do not show it, and with it absent rows become missing values.
     Raises ValueError, in one line, for anything that is not a panel of increasing, finite series.
     """
-    table = columns.read(data, id_column, time_column, target_column)
+    return from_table(columns.read(data, id_column, time_column, target_column), freq)
+
+
+def from_table(table: columns.Table, freq: Any = None) -> Panel:
+    """As `from_pandas`, from columns that are already found."""
+    series = (
+        (name, columns.checked(numbers, name, rows), stamps, rows) for name, numbers, stamps, rows in table.series()
+    )
+    return Panel(table.ids, *on_grids(series, freq, table.many))
+
+
+def on_grids(
+    series: Iterable[tuple[Hashable, Values, pd.Index, NDArray[np.int64]]], freq: Any = None, many: bool = False
+) -> tuple[list[Values], list[Grid]]:
+    """Values (time, or time × column) on regular grids, NaN in absent rows, and the grids, shared where equal.
+
+    `series` are those of `columns.Table.series`; messages name them if there are `many`.
+    """
     wanted = None if freq is None else parse(freq)
     grids: dict[bytes, tuple[Grid, NDArray[np.int64]]] = {}
     values, places = [], []
-    for name, numbers, stamps, rows in table.series():
+    for name, numbers, stamps, rows in series:
         key = np.asarray(_numbers(stamps)).tobytes()
         if key not in grids:
-            with_name = f"series {name!r}: " if table.many else ""
-            grids[key] = _grid(stamps, rows, wanted, with_name)
+            grids[key] = _grid(stamps, rows, wanted, f"series {name!r}: " if many else "")
         grid, position = grids[key]
         on_grid = numbers
         if len(grid.index) != len(numbers):
-            memory.require(8 * len(grid.index), f"series {name!r} with its absent rows")
-            on_grid = np.full(len(grid.index), np.nan)
+            memory.require(8 * len(grid.index) * numbers[0].size, f"series {name!r} with its absent rows")
+            on_grid = np.full((len(grid.index), *numbers.shape[1:]), np.nan)
             on_grid[position] = numbers
         values.append(on_grid)
         places.append(grid)
-    return Panel(table.ids, values, places)
+    return values, places
 
 
 def from_series(series: Sequence[Series], freq: Any = None) -> Panel:
@@ -146,7 +165,7 @@ def _grid(
 
 
 def _grid_of_stamps(stamps: pd.DatetimeIndex, wanted: Frequency | None) -> tuple[Grid, NDArray[np.int64]]:
-    frequency = wanted or (parse(stamps.freq) if stamps.freq is not None else time_index.infer(stamps))
+    frequency = wanted or time_index.carried(stamps) or time_index.infer(stamps)
     place = time_index.positions(stamps, frequency)
     if place[-1] + 1 > len(stamps):
         after = time_index.future(stamps, frequency, int(place[-1]), origin=0)

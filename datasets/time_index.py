@@ -8,10 +8,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tsseq.frequency import MONTHS, NANOSECONDS, Frequency
+from tsseq.frequency import MONTHS, NANOSECONDS, Frequency, parse
 
 MAX_GRID = 50_000_000
 _CALENDAR_DAYS = ("day", "week")
+
+
+def carried(index: pd.DatetimeIndex) -> Frequency | None:
+    """The frequency that pandas keeps with the index, if any."""
+    try:
+        return None if index.freq is None else parse(index.freq)
+    except ValueError:  # some offsets have no alias, such as pd.DateOffset(months=1)
+        return None
 
 
 def infer(index: pd.DatetimeIndex) -> Frequency:

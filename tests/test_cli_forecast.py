@@ -57,15 +57,14 @@ def test_names_of_series_and_files_are_shown_as_they_are(checkpoint, tmp_path, c
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_series_that_ended_long_ago_is_missing_and_named(checkpoint, tmp_path, capsys):
+def test_a_series_that_ended_long_ago_is_forecast_from_what_was_there(checkpoint, tmp_path, capsys):
     values = np.where(np.arange(600) < 50, np.arange(600) % 7, np.nan)
     pd.DataFrame({"x": values, "y": 9999.97}).to_csv(tmp_path / "in.csv", index=False)
     out = tmp_path / "out.csv"
     assert main(f"forecast {tmp_path}/in.csv --horizon 30 --checkpoint {checkpoint} --out {out}".split()) == 0
-    said = capsys.readouterr()
-    assert said.err.startswith("tsseq: warning: forecast as missing") and "'x'" in said.err and "'y'" not in said.err
-    assert "missing" in said.out and "10,000" in said.out and "e+" not in said.out
-    assert list(pd.read_csv(out).groupby("item_id")["0.5"].count()) == [0, 30]
+    said = capsys.readouterr().out
+    assert "missing" in said and "10,000" in said and "e+" not in said
+    assert list(pd.read_csv(out).groupby("item_id")["0.5"].count()) == [30, 30]
 
 
 def test_digits_of_a_high_level_are_written(checkpoint, tmp_path):
@@ -109,6 +108,42 @@ def test_warnings_are_one_line(checkpoint, tmp_path, capsys):
     assert capsys.readouterr().err == "tsseq: warning: columns not used: 'note'\n"
 
 
+def forecast_of(text, checkpoint, tmp_path, *options):
+    """The table that `tsseq forecast` writes of a CSV file, as text."""
+    (tmp_path / "in.csv").write_text(text)
+    argv = ["forecast", f"{tmp_path}/in.csv", "--horizon", "2", "--checkpoint", str(checkpoint)]
+    assert main([*argv, "--out", f"{tmp_path}/out.csv", *options]) == 0
+    return pd.read_csv(tmp_path / "out.csv", dtype=str, keep_default_na=False)
+
+
+@pytest.mark.parametrize("column, options", [("item_id", []), ("shop", ["--id_column", "shop"])])
+@pytest.mark.parametrize("names", [["007", "10E1", "NA"], ["NA", "EU"], ["1", "2"]])
+def test_names_of_series_are_read_as_they_are_written(names, column, options, checkpoint, tmp_path):
+    rows = [f"{name},2024-01-0{day},{day}" for name in names for day in (1, 2, 3, 4)]
+    options = options if column == "item_id" or "EU" not in names else []  # words in a column are found to be names
+    table = forecast_of("\n".join([f"{column},date,y", *rows]), checkpoint, tmp_path, *options)
+    assert list(table["item_id"].unique()) == names
+    plans = [f"{name},2024-01-0{day},{day % 2}" for name in names for day in (5, 6)]
+    (tmp_path / "plans.csv").write_text("\n".join([f"{column},date,price", *plans]))
+    text = "\n".join([f"{column},date,y,price", *(f"{row},{len(row) % 2}{row[-1]}" for row in rows)])
+    options = [*options, "--covariates", "price", "--future", f"{tmp_path}/plans.csv"]
+    assert list(forecast_of(text, checkpoint, tmp_path, *options)["item_id"].unique()) == names
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "date,y\n2024-01-01,1,\n2024-01-02,2,\n2024-01-03,3,\n",
+        "date,y,\n2024-01-01,1,\n2024-01-02,2,\n2024-01-03,3,\n",
+        '"y"\n"2024-01-01",1\n"2024-01-02",2\n"2024-01-03",3\n',
+    ],
+    ids=["commas at the ends", "and of the header", "R"],
+)
+def test_rows_longer_than_the_header(text, checkpoint, tmp_path):
+    expected = forecast_of("date,y\n2024-01-01,1\n2024-01-02,2\n2024-01-03,3\n", checkpoint, tmp_path)
+    pd.testing.assert_frame_equal(forecast_of(text, checkpoint, tmp_path), expected)
+
+
 BAD_FILES = {
     "empty file": ("", [], "got an empty file"),
     "no numeric column": ("date,x\n2024-01-01,a\n2024-01-02,b\n", [], "expected a numeric column, got 'date', 'x'"),
@@ -144,6 +179,13 @@ BAD_FILES = {
         ["--freq", "us"],
         "expected at most 50000000 steps of 'us'",
     ),
+    "decimal commas": (
+        "year,x\n2000,10,5\n2001,11\n",
+        [],
+        "expected 2 fields in each row, as in the header, got 3 in row 1",
+    ),
+    "decimal commas beside dates": ('"date","x"\n"2024-01-01",1,5\n"2024-01-02",1,6\n', [], "got 3 in row 1"),
+    "no header": ("2024-01-01,5,\n2024-01-02,6,1\n", [], "in the first line, got dates and numbers: 2024-01-01, 5"),
     "unknown column": ("date,x\n2024-01-01,1\n", ["--target_column", "y"], "expected a column 'y', got 'date', 'x'"),
 }
 
@@ -232,6 +274,11 @@ def test_dates_beyond_those_of_pandas(checkpoint, fails):
 def test_bundled_series_are_what_they_are(option, checkpoint, fails):
     argv = ["forecast", "airline", "--horizon", 3, "--checkpoint", checkpoint, option, "D"]
     fails(argv, "airline ships with its columns and time stamps")
+
+
+def test_bundled_series_have_no_covariates(checkpoint, fails):
+    argv = ["forecast", "airline", "--horizon", 3, "--checkpoint", checkpoint, "--covariates", "x"]
+    fails(argv, "airline ships without covariates")
 
 
 @pytest.mark.slow

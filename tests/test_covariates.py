@@ -228,6 +228,80 @@ def test_the_covariates_of_a_wide_table_belong_to_all_its_series():
     )
 
 
+def one_shop():
+    """The history of one shop in an index of days, and its promotions ahead in another."""
+    table, future, _ = shops()
+    past, ahead = (part[part["shop"] == "c"].set_index("day").drop(columns="shop") for part in (table, future))
+    return past, ahead
+
+
+FUTURES = {
+    "text": lambda ahead: ahead.set_axis(ahead.index.astype(str)),
+    "periods": lambda ahead: ahead.to_period("D"),
+    "a column": lambda ahead: ahead.reset_index(),
+    "a column of another name": lambda ahead: ahead.rename_axis("when").reset_index(),
+    "no time": lambda ahead: ahead.reset_index(drop=True),
+    "numbers YYYYMMDD": lambda ahead: ahead.set_axis(ahead.index.strftime("%Y%m%d").astype(int)),
+}
+
+
+@pytest.mark.parametrize("kind", FUTURES)
+def test_the_time_of_the_future_may_be_written_otherwise(kind):
+    past, ahead = one_shop()
+    settings = {"covariates": "promotion", "model": SeasonalNaive(DAYS)}
+    expected = tsseq.forecast(past, 14, future=ahead, **settings)
+    pd.testing.assert_frame_equal(tsseq.forecast(past, 14, future=FUTURES[kind](ahead), **settings), expected)
+    late = ahead.set_axis(ahead.index + pd.Timedelta(days=30))
+    if kind != "no time":
+        with pytest.raises(ValueError, match="table of the future: expected evenly spaced"):
+            tsseq.forecast(past, 14, future=FUTURES[kind](late), **settings)
+
+
+def test_a_future_whose_time_is_of_another_kind_says_so():
+    past, ahead = one_shop()
+    in_zone = past.tz_localize("Europe/Berlin"), ahead.tz_localize("Europe/Berlin").tz_convert("UTC")
+    settings = {"covariates": ["promotion"], "model": SeasonalNaive(DAYS)}
+    for history, future in (in_zone, (past.to_period("D"), ahead)):
+        found = tsseq.forecast(history, 14, future=future, **settings)
+        np.testing.assert_array_equal(found["mean"], tsseq.forecast(past, 14, future=ahead, **settings)["mean"])
+    for freq in ("MS", "ME"):
+        ends = pd.date_range("2020-01-31", periods=164, freq=freq)
+        history, future = past.set_axis(ends[:150]), ahead.set_axis(ends[150:].to_period("M"))
+        found = tsseq.forecast(history, 14, future=future, **settings)
+        np.testing.assert_array_equal(found["mean"], tsseq.forecast(past, 14, future=ahead, **settings)["mean"])
+    numbered = past.reset_index(drop=True)
+    for history, future, message in (
+        (
+            past,
+            in_zone[1],
+            "time stamps without a time zone as in the data, got time stamps with a time zone in the index",
+        ),
+        (past, ahead.to_period("M"), "time stamps .* got periods of 'M'"),
+        (past.to_period("D"), ahead.shift(6, freq="h"), "periods of 'D' as in the data, got time stamps"),
+        (past, ahead.set_axis(range(150, 164)), "time stamps .* got integers in the index"),
+        (past, ahead.set_axis(list("abcdefghijklmn")), "time stamps in the index, got 'a' in row 1"),
+        (numbered, ahead, "integers as in the data, got time stamps"),
+        (numbered, numbered[["promotion"]].set_axis(range(151, 301)), "evenly spaced integers, got 151 after 149"),
+    ):
+        with pytest.raises(ValueError, match=f"table of the future: expected {message}"):
+            tsseq.forecast(history, 14, future=future, **settings)
+
+
+def test_a_covariate_without_a_value_is_of_no_use_to_its_series():
+    table, future, _ = shops()
+    holes = table.assign(promotion=table["promotion"].where(table["shop"] != "a"))
+    settings = {"covariates": ["promotion"], "model": SeasonalNaive(DAYS)}
+    plain = tsseq.forecast(table.drop(columns="promotion"), 14, model=SeasonalNaive(DAYS))
+    for ahead in (None, future):
+        found, whole = (tsseq.forecast(data, 14, future=ahead, **settings) for data in (holes, table))
+        without = found["item_id"] == "a"
+        pd.testing.assert_frame_equal(found[without], plain[without])
+        pd.testing.assert_frame_equal(found[~without], whole[~without])
+    with pytest.warns(UserWarning, match="never change: promotion"):
+        none = tsseq.forecast(table.assign(promotion=np.nan), 14, **settings)
+    pd.testing.assert_frame_equal(none, plain)
+
+
 def test_a_table_of_unequal_series_and_missing_values():
     table, future, _ = shops()
     table = table[~((table["shop"] == "a") & (table["day"] < "2026-03-01"))].copy()
@@ -245,9 +319,18 @@ def test_a_table_of_covariates_that_does_not_fit_says_why():
 
     refused("expected a column 'price'", covariates=["price"])
     refused("name them", covariates=[], future=future)
-    refused("'promotion' in the table of the future, got 'shop', 'day'", future=future[["shop", "day"]])
-    refused("only series of the data .* got 'z'", future=future.assign(shop="z"))
-    refused("covariate 'promotion': series 'c': expected increasing", future=table[["shop", "day", "promotion"]])
+    refused("the future: expected .* 'promotion', got 'shop', 'day'", future=future[["shop", "day"]])
+    refused("the future: expected only series of the data, got 'z'", future=future.assign(shop="z"))
+    refused("the future: series 'c': expected increasing .* row 1$", future=table[["shop", "day", "promotion"]])
+    refused("the future: covariate 'promotion': .*'x' in row 2$", future=future.assign(promotion=["1", "x"] * 21))
+    refused("the future: covariate 'promotion': .*inf in row 2$", future=future.assign(promotion=[1, np.inf] * 21))
+    refused(
+        "the future: .*'day', got none in row 2$", future=future.assign(day=future["day"].where(future.index != 151))
+    )
+    refused(
+        "the future: .*without a time zone.*, got .*with .* 'day'",
+        future=future.assign(day=future["day"].dt.tz_localize("UTC")),
+    )
     refused("covariate 'promotion': .*numbers .*'yes'", data=table.assign(promotion="yes"))
     refused("covariate 'promotion': .*finite", data=table.assign(promotion=np.inf))
     refused("column of time", id_column="shop", data=table.drop(columns="day"), future=future.drop(columns="day"))

@@ -30,6 +30,12 @@ def test_contexts_of_every_kind_agree(model):
     torch.testing.assert_close(single[0], expected[0], rtol=1e-5, atol=1e-5)
 
 
+def test_none_is_missing(model):
+    expected = model.forecast([[1.0, np.nan, 4.0]], 3).quantiles
+    for context in ([[1.0, None, 4.0]], np.array([[1, None, 4]], dtype=object)):
+        assert torch.equal(model.forecast(context, 3).quantiles, expected)
+
+
 def test_dtypes(model):
     assert model.forecast(torch.randn(1, 20), 3).quantiles.dtype == torch.float32
     assert model.forecast(np.arange(20), 3).quantiles.dtype == torch.float64
@@ -85,6 +91,11 @@ def test_constant_history_forecasts_the_constant(model):
         ([[1.0], []], 1, None, "series 1"),
         (torch.randn(5), 0, None, "horizon"),
         (torch.randn(5), -3, None, "horizon"),
+        (torch.randn(5), 2.5, None, "whole number of at least 1, got 2.5"),
+        (torch.randn(5), "3", None, "whole number of at least 1, got '3'"),
+        ([["1", "2"]], 1, None, "expected numbers"),
+        ([[None, "1"]], 1, None, "expected numbers"),
+        (np.array([1.0, torch], dtype=object), 1, None, "expected numbers"),
         (torch.randn(5), 1, (0.0, 0.5), "levels"),
         (torch.randn(5), 1, (0.5, 0.4), "levels"),
         (torch.randn(5), 1, (), "levels"),

@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tsseq.adapters.sktime_grid import find_frequency
 from tsseq.datasets import time_index
+from tsseq.datasets.panel import from_pandas
 from tsseq.frequency import UNITS, Frequency, parse, seasonality
 
 # any spelling -> offset alias, period alias, seasonality
@@ -145,6 +147,16 @@ def test_months_of_unequal_length():
         time_index.future(thirtieths.as_unit("ns"), parse("YE"), 300)
 
 
+@pytest.mark.parametrize("offset", [pd.DateOffset(months=1), pd.DateOffset(days=1), pd.DateOffset(hours=6)])
+def test_offsets_without_an_alias_are_found_by_their_stamps(offset):
+    stamps = pd.date_range("2020-01-01", periods=20, freq=offset)
+    assert time_index.carried(stamps) is None and time_index.carried(pd.date_range("2020", periods=9)) == parse("D")
+    series = pd.Series(np.arange(18.0), index=stamps[:18])
+    assert series.index.freq is not None
+    assert list(from_pandas(series).future(0, 2)) == list(stamps[18:])
+    assert find_frequency(series.index) == time_index.infer(stamps)
+
+
 def test_irregular_time_stamps():
     stamps = pd.DatetimeIndex(["2020-01-01", "2020-01-02", "2020-01-04"])
     with pytest.raises(ValueError, match="2 days.*2020-01-02"):
@@ -156,3 +168,46 @@ def test_irregular_time_stamps():
         time_index.positions(stamps + pd.to_timedelta([0, 1, 0], unit="h"), parse("D"))
     with pytest.raises(ValueError, match="at most"):
         time_index.positions(stamps, parse("ns"))
+
+
+TEXT_OF_DATES = {  # written, of which frequency and day or month first
+    "dots": ("%d.%m.%Y", "D"),
+    "slashes that only the day first reads": ("%d/%m/%Y", "D"),
+    "hours": ("%d/%m/%Y %H:%M", "h"),
+    "months, day first": ("%d/%m/%Y", "MS"),
+    "months, month first": ("%m/%d/%Y", "MS"),
+    "days, month first": ("%m/%d/%Y", "D"),
+}
+
+
+@pytest.mark.parametrize("case", TEXT_OF_DATES)
+@pytest.mark.filterwarnings("error")
+def test_the_order_of_day_and_month(case):
+    form, freq = TEXT_OF_DATES[case]
+    length = 10 if case == "dots" else 40  # ten days with dots could be ten months
+    stamps = pd.date_range("2026-01-01", periods=length + 1, freq=freq)
+    table = pd.DataFrame({"date": stamps[:-1].strftime(form), "x": np.arange(float(length))})
+    assert list(from_pandas(table).future(0, 1)) == [stamps[-1]]
+
+
+def test_dates_that_either_order_spaces_evenly_are_month_first_aloud():
+    stamps = pd.date_range("2026-01-01", periods=5, freq="MS")
+    table = pd.DataFrame({"date": stamps[:-1].strftime("%m/%d/%Y"), "x": range(4)})
+    with pytest.warns(UserWarning, match="'date' is read month first, 02/01/2026 as 2026-02-01, though 2026-01-02"):
+        assert list(from_pandas(table).future(0, 1)) == [stamps[-1]]
+
+
+@pytest.mark.parametrize("form, freq", [("%Y%m%d", "D"), ("%Y%m", "MS")])
+def test_whole_numbers_that_are_dates(form, freq):
+    stamps = pd.date_range("2025-12-01", periods=32, freq=freq)
+    numbers = stamps[:-1].strftime(form).astype(int)
+    for table in (
+        pd.DataFrame({"date": numbers, "x": np.arange(31.0)}),
+        pd.Series(np.arange(31.0), index=numbers),
+        pd.Series(np.arange(31.0), index=numbers.astype(str)),
+    ):
+        assert list(from_pandas(table).future(0, 1)) == [stamps[-1]]
+    # One that is no date, or rows that a RangeIndex counts, and all are numbers.
+    counted = pd.Series(range(20), index=pd.Index(range(202501, 202521)))
+    assert list(from_pandas(counted).future(0, 1)) == [202521]
+    assert list(from_pandas(counted[:6].set_axis(pd.RangeIndex(202501, 202507))).future(0, 1)) == [202507]

@@ -214,11 +214,17 @@ def test_no_series_is_no_forecast(network):
 
 
 @pytest.mark.parametrize("horizon", [3, 100])
-def test_what_ended_beyond_reach_is_missing_and_not_zero(network, horizon):
-    reach = network.config.max_context
-    ended = torch.cat([torch.randn(300) + 50, torch.full((reach + 100,), torch.nan)])
-    both = Predictor(network).forecast([ended, torch.randn(len(ended)) + 50], horizon).quantiles
-    assert both[0].isnan().all() and both[1].isfinite().all()
+@pytest.mark.parametrize("wrap", [lambda network: network, Predictor])
+def test_what_ended_beyond_reach_is_forecast_from_what_was_there(network, wrap, horizon):
+    length = network.config.max_context
+    values = torch.randn(300, generator=torch.Generator().manual_seed(0)) + 50
+    half, twice, long = (
+        wrap(network).forecast(torch.cat([values, torch.full((gap,), torch.nan)]), horizon).quantiles
+        for gap in (length // 2, 2 * length, 60 * length)
+    )
+    assert torch.equal(half, twice) and torch.equal(half, long) and half.isfinite().all()
+    nothing = wrap(network).forecast(torch.full((2 * length,), torch.nan), horizon).quantiles
+    assert nothing.isnan().all()
 
 
 def test_a_reading_that_saw_nothing_has_no_weight():

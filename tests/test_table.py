@@ -156,6 +156,32 @@ def test_dates_as_text():
     assert list(run(first, 1)["timestamp"]) == [pd.Timestamp("2024-01-04")]
 
 
+ARROW = ["timestamp[us][pyarrow]", "timestamp[ns, tz=Europe/Berlin][pyarrow]", "date32[pyarrow]"]
+
+
+@pytest.mark.parametrize("dtype", ["object", "string", "category", "date", *ARROW])
+def test_types_of_dates(dtype):
+    if dtype in ARROW:
+        pytest.importorskip("pyarrow")
+    stamps = pd.date_range("2024-02-20", periods=12, tz="Europe/Berlin" if "Berlin" in dtype else None)
+    text = stamps[:-1].strftime("%Y-%m-%d")
+    written = stamps[:-1].date if dtype == "date" else stamps[:-1].astype(dtype) if dtype in ARROW else text
+    index = pd.Index(written, dtype=None if dtype in ("date", *ARROW) else dtype)
+    for table in (pd.Series(np.arange(11.0), index=index), pd.DataFrame({"date": index, "x": np.arange(11.0)})):
+        assert list(run(table, 1)["timestamp"]) == [stamps[-1]]
+
+
+def test_labels_beside_a_column_of_time_do_not_matter():
+    table = long_table()
+    labelled = table.set_axis([f"row {row}" for row in range(len(table))])
+    pd.testing.assert_frame_equal(run(labelled), run(table))
+
+
+def test_whole_numbers_of_any_type_are_an_index():
+    for index in (pd.Index([4.0, 6.0, 8.0]), pd.Index(["4", "6", "8"]), pd.Index([4, 6, 8], dtype="Int64")):
+        assert list(run(pd.Series([1.0, 2.0, 3.0], index=index), 1)["timestamp"]) == [10]
+
+
 def test_missing_values_and_missing_rows():
     stamps = pd.date_range("2024-01-01", periods=6)
     values = [1.0, np.nan, 3.0, 4.0, np.nan, np.nan]
@@ -256,6 +282,19 @@ BAD = {
         {"time_column": "t"},
         "time stamps or integers in column 't'",
     ),
+    "index of labels": (
+        pd.Series(range(3), index=list("abc")),
+        {},
+        r"in the index, got 'a' in row 1 \(after reset_index",
+    ),
+    "index of times since": (pd.Series(range(2), index=pd.to_timedelta([0, 1], unit="h")), {}, "index, got Timedelta"),
+    "index of fractions": (pd.Series(range(2), index=[0.5, 1.5]), {}, "or integers in the index, got float64 numbers"),
+    "index with a hole": (
+        pd.Series(range(5), index=DAYS.where(DAYS != DAYS[3])),
+        {},
+        "row of the index, got none in row 4",
+    ),
+    "index with a bad date": (pd.Series([1, 2], index=["2024-01-01", "soon"]), {}, "index, got 'soon' in row 2"),
     "not a table": ([1, 2, 3], {}, "DataFrame or Series, got list"),
 }
 

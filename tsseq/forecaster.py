@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -171,19 +172,20 @@ class Forecaster(nn.Module):
         """Forecast `horizon` values of each series.
 
         `context` is batch × time (or one series of shape time), or a list of series of any lengths, oldest
-        value first, NaN where missing. The result does not depend on the rest of the batch. Levels other than
+        value first, NaN or None where missing. The result does not depend on the rest of the batch. Levels other than
         the learned ones are interpolated, and extrapolated in the tails, along a normal distribution's
-        quantile function. A series without an observed value among the last `max_context` is forecast as missing (NaN).
-        The result is in float32 if all histories are, and in float64 otherwise; the network itself runs in float32.
+        quantile function. A series without a single observed value is forecast as missing (NaN); a gap at the end
+        of `max_context` values or more counts as one of half as many. The result is in float32 if all histories are,
+        and in float64 otherwise; the network itself runs in float32.
 
         Raises ValueError for a horizon below 1, an empty or infinite history, a level outside (0, 1), or more steps
         than memory holds.
         """
-        if horizon < 1:
-            raise ValueError(f"horizon must be at least 1, got {horizon}")
+        if isinstance(horizon, bool) or not isinstance(horizon, int | np.integer) or horizon < 1:
+            raise ValueError(f"horizon must be a whole number of at least 1, got {horizon!r}")
         levels = self.config.levels if quantile_levels is None else tuple(quantile_levels)
         check_levels(levels)
-        series = [row[-self.config.max_context :] for row in as_series(context)]
+        series = [last_values(row, self.config.max_context, self.config.patch_length) for row in as_series(context)]
         device = next(self.parameters()).device
         memory.require(self._bytes(series, horizon, device), f"forecasts of {len(series)} series {horizon} steps ahead")
         dtype = torch.float32 if all(row.dtype == torch.float32 for row in series) else torch.float64
@@ -311,13 +313,36 @@ class Forecaster(nn.Module):
 def as_series(context: Context) -> list[Tensor]:
     """One vector per series, float32 as given and float64 otherwise, without leading missing values."""
     if isinstance(context, Tensor | np.ndarray):
-        values = torch.as_tensor(context)
+        values = context if isinstance(context, Tensor) else torch.as_tensor(_numbers(context))
         if values.ndim not in (1, 2):
             raise ValueError(f"expected a context of shape (time,) or (batch, time), got {tuple(values.shape)}")
         rows = list(values[None] if values.ndim == 1 else values)
     else:
-        rows = [torch.tensor(np.asarray(row)) for row in context]
+        rows = [torch.tensor(_numbers(row)) for row in context]
     return [_checked(row, i) for i, row in enumerate(rows)]
+
+
+def _numbers(values: Any) -> np.ndarray:
+    """`values` as an array, with NaN for None; what is no number is not made one, even where Python would read it."""
+    array = np.asarray(values)
+    if array.dtype == object and all(value is None or isinstance(value, Real) for value in array.flat):
+        array = array.astype(np.float64)
+    if array.dtype.kind not in "biufc":
+        raise ValueError(f"expected numbers, and NaN or None for missing, got {array.dtype} values")
+    return array
+
+
+def last_values(row: Tensor, length: int, patch_length: int) -> Tensor:
+    """The last `length` values; where all of them are missing, those before with half as long a gap after them, which
+    the network cannot tell from a longer one (see OLDEST), cut into the same patches."""
+    if not row[-length:].isnan().all():
+        return row[-length:]
+    seen = (~row.isnan()).nonzero()
+    if not len(seen):
+        return row[-1:]
+    last = int(seen[-1]) + 1
+    gap = length // 2 + (len(row) - last - length // 2) % patch_length
+    return row[: last + gap][-length:]
 
 
 def _checked(row: Tensor, position: int) -> Tensor:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from tsseq.array_typing import Tensor
-from tsseq.forecaster import Context, Forecast, Forecaster, as_series
+from tsseq.forecaster import Context, Forecast, Forecaster, as_series, last_values
 from tsseq.quantiles import check_levels, mean_of_quantiles, resample_levels
 from tsseq.resampling import blocks_ahead, coarsen, join_phases, pinball, refine, split_phases
 
@@ -96,7 +96,8 @@ class Predictor:
         levels = known if quantile_levels is None else tuple(quantile_levels)
         check_levels(levels)
         reach = self.config.reach(self.forecaster.config.max_context)
-        series = [values[-reach:] for values in as_series(context)]
+        network = self.forecaster.config
+        series = [last_values(values, reach, network.patch_length) for values in as_series(context)]
         quantiles = self._plain(series, horizon).clone()
         for readings, rows in self._readable(series, horizon).items():
             quantiles[rows] = self._mixed([series[row] for row in rows], quantiles[rows], readings, horizon)

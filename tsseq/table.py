@@ -1,6 +1,5 @@
 """Forecasts of pandas tables: `tsseq.forecast`."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tsseq import memory
-from tsseq.datasets import covariate_columns
+from tsseq.datasets import columns, covariate_columns
 from tsseq.datasets.panel import Panel, from_pandas
 from tsseq.metrics import DECILES
 
@@ -32,7 +31,7 @@ def forecast(
     time_column: str | None = None,
     target_column: str | Sequence[str] | None = None,
     freq: Any = None,
-    covariates: Sequence[str] = (),
+    covariates: str | Sequence[str] = (),
     future: pd.DataFrame | None = None,
     quantile_levels: Sequence[float] = DECILES,
     model: Model | str | Path | None = None,
@@ -47,8 +46,9 @@ def forecast(
     an object with a `forecast` method.
 
     `covariates` names columns that may help, for each series that they do (see `tsseq.covariates`); `future` has the
-    same columns of time and names for the steps to come, and those covariates that are known ahead. Covariates that
-    it lacks are forecast themselves. Ignored columns are named in a warning.
+    same columns of time and names for the steps to come, and those covariates that are known ahead. Without any time
+    its rows are the next steps. Covariates that it lacks are forecast themselves. Ignored columns are named in a
+    warning.
 
     Returns one row per series and step: item_id, timestamp, mean, and a column per quantile level, named
     "0.1" and so on. Series keep their order and the type of their names.
@@ -75,14 +75,18 @@ class Beside:
 
 
 def read_with_covariates(
-    data: pd.DataFrame | pd.Series, covariates: Sequence[str], future: pd.DataFrame | None, horizon: int, **names: Any
+    data: pd.DataFrame | pd.Series,
+    covariates: str | Sequence[str],
+    future: pd.DataFrame | None,
+    horizon: int,
+    **names: Any,
 ) -> tuple[Panel, Beside]:
     """The panel of `forecast` and the covariates beside it; `names` are those of `from_pandas`."""
     if not covariates:
         raise ValueError("expected the covariates that the table of the future is about, got none: name them")
     check_horizon(horizon)
     panel, values = covariate_columns.read(data, covariates, future, horizon, **names)
-    return panel, Beside(tuple(dict.fromkeys(covariates)), values)
+    return panel, Beside(tuple(dict.fromkeys(columns.as_list(covariates))), values)
 
 
 def forecast_panel(
@@ -95,10 +99,6 @@ def forecast_panel(
     memory.require(len(panel) * horizon * (len(levels) + 3) * ENTRY, f"a table of {len(panel)} × {horizon} forecasts")
     futures = _futures(panel, horizon)
     result = _forecast(panel, horizon, tuple(rising), model, covariates)
-    nothing = np.isnan(np.asarray(result.mean)).all(1)
-    if nothing.any():
-        names = ", ".join(map(repr, panel.ids[nothing][:5]))
-        warnings.warn(f"forecast as missing, since nothing is observed as far back as is read: {names}", stacklevel=3)
     quantiles = np.asarray(result.quantiles, np.float64).reshape(len(panel) * horizon, len(levels))
     table = pd.DataFrame(
         {

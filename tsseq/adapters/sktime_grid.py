@@ -81,8 +81,9 @@ def find_frequency(index: pd.Index, freq: Any = None) -> Frequency | None:
     stamps = index.levels[-1] if isinstance(index, pd.MultiIndex) else index
     if not isinstance(stamps, pd.DatetimeIndex):
         return None
-    if freq is not None or stamps.freq is not None:
-        return parse(stamps.freq if freq is None else freq)
+    known = time_index.carried(stamps) if freq is None else parse(freq)
+    if known is not None:
+        return known
     if isinstance(index, pd.MultiIndex):
         stamps = stamps[np.unique(index.codes[-1])].sort_values()
     return time_index.infer(stamps) if len(stamps) > 1 else None
