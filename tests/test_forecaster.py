@@ -1,5 +1,7 @@
 """The forecaster beyond its contract: contexts of every kind, levels, horizons, and memory."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -26,6 +28,14 @@ def test_contexts_of_every_kind_agree(model):
     expected = model.forecast(series, 12).quantiles
     for context in (series.numpy(), list(series), series.tolist(), [row.numpy() for row in series]):
         torch.testing.assert_close(model.forecast(context, 12).quantiles, expected)
+    mirrored, swapped, fixed = series.numpy()[:, ::-1][:, ::-1], series.numpy().astype(">f8"), series.numpy().copy()
+    fixed.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for context in (mirrored, list(mirrored), swapped, list(swapped), fixed):
+            torch.testing.assert_close(model.forecast(context, 12).quantiles, expected)
+    half = model.forecast(series.bfloat16(), 12).quantiles
+    torch.testing.assert_close(model.forecast(list(series.bfloat16()), 12).quantiles, half)
     single = model.forecast(series[0], 12).quantiles
     torch.testing.assert_close(single[0], expected[0], rtol=1e-5, atol=1e-5)
 

@@ -159,7 +159,7 @@ def test_wrong_calls(model, walks):
     ):
         with pytest.raises(ValueError, match=message):
             stream.update(wrong)
-    for horizon, levels, message in ((0, None, "horizon must be at least 1"), (3, (1.5,), "1.5")):
+    for horizon, levels, message in ((0, None, "horizon must be a whole number"), (3, (1.5,), "1.5")):
         with pytest.raises(ValueError, match=message):
             stream.forecast(horizon, levels)
     with pytest.raises(ValueError, match="at least one series"):

@@ -181,8 +181,7 @@ class Forecaster(nn.Module):
         Raises ValueError for a horizon below 1, an empty or infinite history, a level outside (0, 1), or more steps
         than memory holds.
         """
-        if isinstance(horizon, bool) or not isinstance(horizon, int | np.integer) or horizon < 1:
-            raise ValueError(f"horizon must be a whole number of at least 1, got {horizon!r}")
+        check_horizon(horizon)
         levels = self.config.levels if quantile_levels is None else tuple(quantile_levels)
         check_levels(levels)
         series = [last_values(row, self.config.max_context, self.config.patch_length) for row in as_series(context)]
@@ -310,16 +309,30 @@ class Forecaster(nn.Module):
         return save(self, path)
 
 
+def check_horizon(horizon: Any) -> None:
+    """ValueError unless `horizon` is a whole number of steps, one or more."""
+    if isinstance(horizon, bool) or not isinstance(horizon, int | np.integer) or horizon < 1:
+        raise ValueError(f"horizon must be a whole number of at least 1, got {horizon!r}")
+
+
 def as_series(context: Context) -> list[Tensor]:
     """One vector per series, float32 as given and float64 otherwise, without leading missing values."""
     if isinstance(context, Tensor | np.ndarray):
-        values = context if isinstance(context, Tensor) else torch.as_tensor(_numbers(context))
+        values = as_tensor(context)
         if values.ndim not in (1, 2):
             raise ValueError(f"expected a context of shape (time,) or (batch, time), got {tuple(values.shape)}")
         rows = list(values[None] if values.ndim == 1 else values)
     else:
-        rows = [torch.tensor(_numbers(row)) for row in context]
+        rows = [as_tensor(row) for row in context]
     return [_checked(row, i) for i, row in enumerate(rows)]
+
+
+def as_tensor(values: Any) -> Tensor:
+    """`values` themselves, or numbers of any kind as a tensor, NaN for None; ValueError for what is no number."""
+    if isinstance(values, Tensor):
+        return values
+    array = _numbers(values)  # in any byte order and direction, and perhaps not to be written to
+    return torch.tensor(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")))
 
 
 def _numbers(values: Any) -> np.ndarray:

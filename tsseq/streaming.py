@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -16,7 +15,7 @@ from torch.nn import functional as F
 from tsseq import memory
 from tsseq.array_typing import Float, State
 from tsseq.checkpoint import write
-from tsseq.forecaster import Context, Forecast, Forecaster, as_series
+from tsseq.forecaster import Context, Forecast, Forecaster, as_series, as_tensor, check_horizon
 from tsseq.patching import NEVER, age
 from tsseq.quantiles import check_levels
 from tsseq.scaler import RunningSums, continued_scale
@@ -131,8 +130,7 @@ class Stream:
         Raises ValueError for a horizon below 1, a level outside (0, 1), or where the stream is asked between the
         moments that it keeps.
         """
-        if horizon < 1:
-            raise ValueError(f"horizon must be at least 1, got {horizon}")
+        check_horizon(horizon)
         if self.count == 0 or self.count % self.every:
             raise ValueError(f"expected a stream of a multiple of every = {self.every} values, got {self.count}")
         config = self.forecaster.config
@@ -197,7 +195,7 @@ class Stream:
         return replace(self, count=self.count + values.shape[1], tail=tail, readings=tuple(readings))
 
     def _checked(self, values: Context) -> Tensor:
-        new = values if isinstance(values, Tensor) else torch.from_numpy(np.asarray(values, np.float64))
+        new = as_tensor(values)
         new = new[None] if new.ndim == 1 else new
         batch = len(self.tail)
         if new.ndim != 2 or len(new) != batch or new.shape[1] == 0 or new.is_complex():
