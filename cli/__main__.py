@@ -1,5 +1,7 @@
 """`tsseq COMMAND`: the table of commands, and how their errors are shown."""
 
+import os
+import signal
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -33,7 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
-            return _dispatch("tsseq", COMMANDS, words)
+            status = _dispatch("tsseq", COMMANDS, words)
+            sys.stdout.flush()
+            return status
+        except BrokenPipeError:  # whoever reads wants no more, as head does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the last flush complains
+            return 141  # as of a process that ends by the signal of a broken pipe, which Windows lacks
         except (ValueError, OSError) as error:
             return _fail(_describe(error))
         except ModuleNotFoundError as error:
@@ -48,9 +55,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not _is_wrong_call_of_lightning(error):
                 raise
             return _fail(_describe(error))
-        except KeyboardInterrupt:
-            print("tsseq: interrupted", file=sys.stderr)
-            return 130
+        except (KeyboardInterrupt, SystemExit) as end:
+            if _is_interrupt(end):
+                print("tsseq: interrupted", file=sys.stderr)
+                return 128 + signal.SIGINT
+            if _is_termination_of_lightning(end):
+                print("tsseq: terminated", file=sys.stderr)
+                return 128 + signal.SIGTERM
+            raise
 
 
 def _dispatch(prog: str, commands: Mapping[str, Command], words: list[str]) -> int:
@@ -113,6 +125,16 @@ def _is_out_of_memory(error: Exception) -> bool:
 def _is_wrong_call_of_lightning(error: Exception) -> bool:
     """Its complaint about arguments has no base class but Exception."""
     return type(error).__name__ == "MisconfigurationException"
+
+
+def _is_interrupt(end: BaseException) -> bool:
+    """Lightning catches an interrupt, and exits with a status of its own."""
+    return isinstance(end, KeyboardInterrupt) or isinstance(end.__context__, KeyboardInterrupt)
+
+
+def _is_termination_of_lightning(end: BaseException) -> bool:
+    """It ends a training at the step that was under way, with the status of success."""
+    return type(end).__name__ == "SIGTERMException"
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -328,7 +328,7 @@ def _write(rows: list[Row], run: dict[str, Any], folder: Path) -> None:
 
     import pandas as pd
 
-    from tsseq.cli.output import writing
+    from tsseq.files import writing
     from tsseq.plotting import plot_benchmark
 
     with writing(folder / RESULTS) as partial:

@@ -131,8 +131,8 @@ def _score_all(predictors: dict[str, Predictor], sets: list[ValidationSet], path
     import pandas as pd
 
     from tsseq.cli.gift_eval import digest
-    from tsseq.cli.output import writing
     from tsseq.cli.progress import progress_bar
+    from tsseq.files import writing
 
     done = pd.DataFrame(columns=KEY)
     if path is not None and path.exists():

@@ -81,9 +81,10 @@ def ltsf(
     """
     import pandas as pd
 
-    from tsseq.cli.output import ensure_folder, writing
+    from tsseq.cli.output import ensure_folder
     from tsseq.datasets.ltsf import load
     from tsseq.device import checked
+    from tsseq.files import writing
 
     checked(device)
     path = None if out is None else ensure_folder(out) / RESULTS

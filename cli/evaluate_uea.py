@@ -166,7 +166,7 @@ def _read(folder: Path) -> pd.DataFrame:
 def _append(folder: Path, row: dict[str, Any]) -> None:
     import pandas as pd
 
-    from tsseq.cli.output import writing
+    from tsseq.files import writing
 
     before = _read(folder)
     after = pd.concat([before, pd.DataFrame([row])]) if len(before) else pd.DataFrame([row])

@@ -68,7 +68,8 @@ def forecast(
         time_column: column of time stamps
         target_column: column or columns to forecast
     """
-    from tsseq.cli.output import ensure_file, ensure_picture, writing
+    from tsseq.cli.output import ensure_file, ensure_picture
+    from tsseq.files import writing
     from tsseq.metrics import DECILES
     from tsseq.table import check_horizon, check_levels, forecast_panel, resolve
 

@@ -165,7 +165,7 @@ def _append(folder: Path, result: Result, name: str) -> None:
 def _append_row(path: Path, row: pd.DataFrame) -> None:
     import pandas as pd
 
-    from tsseq.cli.output import writing
+    from tsseq.files import writing
 
     if path.exists():
         before = pd.read_csv(path)
@@ -175,7 +175,7 @@ def _append_row(path: Path, row: pd.DataFrame) -> None:
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
-    from tsseq.cli.output import writing
+    from tsseq.files import writing
 
     with writing(path) as partial:
         partial.write_text(json.dumps(values, indent=2) + "\n")
@@ -193,7 +193,7 @@ def _report(folder: Path, wanted: list[str], root: Path, name: str) -> None:
     if published is not None:
         _print_models(console, ratios, published, name)
     try:
-        from tsseq.cli.output import writing
+        from tsseq.files import writing
         from tsseq.plotting import plot_ratios
 
         with writing(folder / PICTURE) as partial:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,17 +55,6 @@ def ensure_picture(path: Path, suffixes: Sequence[str] = (".png", ".svg", ".pdf"
 def _ensure_package(name: str, extra: str) -> None:
     if importlib.util.find_spec(name) is None:
         raise ValueError(f"this needs {name}: install tsseq[{extra}]")
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[Path]:
-    """A name to write to beside `path`; what was written takes the place of `path` at the end, or vanishes."""
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def results_console() -> Console:

@@ -76,7 +76,7 @@ def _add(parser: jsonargparse.ArgumentParser, parameter: inspect.Parameter, hint
     if hint is bool and parameter.default is False:
         options["action"] = "store_true"
     elif item is not None:
-        options |= {"type": item, "nargs": "+", "metavar": parameter.name.rstrip("s").upper()}
+        options |= {"type": item, "nargs": "+", "metavar": _singular(parameter.name).upper()}
     else:
         options["type"] = hint
         options["metavar"] = parameter.name.upper()
@@ -92,6 +92,10 @@ def _add(parser: jsonargparse.ArgumentParser, parameter: inspect.Parameter, hint
 def _positionals(function: Function) -> str:
     parameters = inspect.signature(function).parameters.values()
     return "".join(f"{p.name.upper()} " for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY)
+
+
+def _singular(name: str) -> str:
+    return f"{name[:-3]}y" if name.endswith("ies") else name.removesuffix("s")
 
 
 def _list_item(hint: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -35,7 +36,7 @@ def pretrain(
     cuts: dict[int, float] | None = None,
     missing: float = 0.15,
     seed: int = 0,
-    accelerator: str = "auto",
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto",
     devices: int = 1,
     precision: str | None = None,
     compile: bool = False,
@@ -48,7 +49,8 @@ def pretrain(
     """Train a forecaster on synthetic series and leave a checkpoint that `tsseq forecast` reads.
 
     Everything is written to the folder OUT: model.safetensors, metrics.csv, loss.png, and last.ckpt, from
-    which the same command continues after a kill, with the loss curve of an uninterrupted run.
+    which the same command continues after a kill, with the loss curve of an uninterrupted run. One with more
+    max_steps goes on from there; what decides what is learned must stay the same.
 
     Examples:
       tsseq pretrain runs/tiny --width 64 --layers 2 --mlp_width 128 --max_steps 200 --batch_size 32
@@ -80,8 +82,8 @@ def pretrain(
             given
         missing: share of series with missing values
         seed: seed of weights and series
-        accelerator: Lightning accelerator: auto, cpu, gpu, mps
-        devices: how many of them
+        accelerator: Lightning accelerator: auto, cpu, gpu, cuda, mps
+        devices: how many of them; -1 is all GPUs
         precision: Lightning precision; bf16-mixed on a GPU and 32-true elsewhere if not given
         compile: compile with torch.compile and, on one GPU, replay steps as CUDA graphs
         workers: processes that draw series when training on a CPU
@@ -96,6 +98,9 @@ def pretrain(
     from tsseq.forecaster import ForecasterConfig
     from tsseq.training import TrainingConfig
 
+    if log_every < 1 or (devices < 1 and not (devices == -1 and on_gpu(accelerator))):
+        got = f"log_every={log_every}, devices={devices}"
+        raise ValueError(f"expected log_every and devices of at least 1, or devices=-1 for all GPUs, got {got}")
     mixers = tuple(mixer.split(","))
     backbone = BackboneConfig(
         mixers=mixers,
@@ -126,7 +131,7 @@ def pretrain(
             patch_length=patch_length,
             cuts=StreamConfig.cuts if cuts is None else tuple(cuts.items()),
             missing=missing,
-            block=block or (64 if on_gpu(accelerator) else 1),
+            block=(64 if on_gpu(accelerator) else 1) if block is None else block,
             seed=seed,
         ),
         start=start,
@@ -160,27 +165,30 @@ def run(
 ) -> None:
     """Train with everything configured; `trainer` goes to Lightning's Trainer.
 
-    Raises ValueError if the weights of `start` do not fit.
+    Raises ValueError if the weights of `start` do not fit, or if the run in `folder` was begun with other settings.
     """
     import lightning
     import torch
 
-    from tsseq.checkpoint import load_weights
+    from tsseq.checkpoint import check_types, load_weights
     from tsseq.cli.output import print_written, results_console
     from tsseq.datasets.data_module import PriorDataModule
     from tsseq.forecaster import Forecaster
+    from tsseq.mixers import MIXERS
     from tsseq.plotting import plot_loss
     from tsseq.synthetic import PRIORS
     from tsseq.synthetic.mixture import preset
     from tsseq.training import ForecasterModule, fit
 
+    for name, options in forecaster.backbone.options.items():
+        check_types(MIXERS[name].__init__, options)
     lightning.seed_everything(stream.seed)
     torch.set_float32_matmul_precision("high")
     trainer["precision"] = trainer["precision"] or ("bf16-mixed" if on_gpu(trainer["accelerator"]) else "32-true")
     model = Forecaster(forecaster)
     if start is not None:
         load_weights(model, start)
-    module = ForecasterModule(model, training)
+    module = ForecasterModule(model, training, prior=prior, start=start, stream=dataclasses.asdict(stream))
     data = PriorDataModule(PRIORS[prior]() if prior in PRIORS else preset(prior), stream, workers=workers)
     file = fit(module, data, folder, save_every=save_every, **trainer)
     picture = plot_loss(folder / "metrics.csv", folder / "loss.png")

@@ -41,7 +41,8 @@ def sample(
         plot: picture to draw (png, svg or pdf), a few series of each family
         report: PDF to write, with a page on each family drawn
     """
-    from tsseq.cli.output import ensure_file, ensure_picture, writing
+    from tsseq.cli.output import ensure_file, ensure_picture
+    from tsseq.files import writing
 
     _check_size(n, length, report)
     out = None if out is None else ensure_file(out, (".parquet",))

@@ -49,7 +49,7 @@ def finish(runs: Sequence[Run], workers: int, path: Path | None) -> pd.DataFrame
     """One row per run; those in `path` already are not run again, the others are added to it as they end."""
     import pandas as pd
 
-    from tsseq.cli.output import writing
+    from tsseq.files import writing
 
     done = pd.read_csv(path) if path is not None and path.exists() else pd.DataFrame()
     rows = [run.row() for run in runs]

@@ -46,6 +46,8 @@ class StreamConfig:
             raise ValueError("batch_size, patches, patch_length and block must be at least 1")
         if any(patches < 2 or share < 0 for patches, share in self.cuts) or sum(s for _, s in self.cuts) > 1:
             raise ValueError(f"expected cuts of at least 2 patches with shares of at most 1 in all, got {self.cuts}")
+        if not 0 <= self.missing <= 1:
+            raise ValueError(f"expected missing, a share, in [0, 1], got {self.missing}")
 
 
 class PriorStream(IterableDataset[TrainingBatch]):

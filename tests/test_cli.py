@@ -1,6 +1,7 @@
 """The command line as a whole: its help, its parser, its lists, and what it makes of mistakes."""
 
 import inspect
+import os
 import subprocess
 import sys
 import time
@@ -62,6 +63,13 @@ def test_every_command_teaches(name, capsys):
 )
 def test_wrong_calls(argv, message, fails):
     fails(argv, message)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes of a POSIX shell")
+def test_a_reader_that_wants_no_more_ends_a_command_in_silence():
+    command = f"{sys.executable} -m tsseq.cli list --only configurations | true"
+    done = subprocess.run(["bash", "-c", f"{command}; echo ${{PIPESTATUS[0]}}"], capture_output=True, text=True)
+    assert done.stderr == "" and done.stdout.strip() == "141"
 
 
 def test_no_command_shows_the_commands(capsys):

@@ -31,7 +31,7 @@ ALLOWED = {
         "plotting",
     },
     "forecaster": {"array_typing", "memory", "backbone", "scaler", "patching", "quantiles", "checkpoint", "streaming"},
-    "checkpoint": {"array_typing", "forecaster"},
+    "checkpoint": {"array_typing", "files", "forecaster"},
     "streaming": {"array_typing", "memory", "scaler", "patching", "quantiles", "forecaster", "checkpoint"},
 }
 # Backward edges that exist inside a function only, so that a class can offer a convenience.

@@ -1,6 +1,8 @@
 """Training: the stream, its tasks, the optimiser, and a run that is killed and resumed."""
 
 import dataclasses
+import errno
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -146,7 +148,16 @@ def test_schedule():
     assert TrainingConfig(max_steps=100, decay_fraction=0.0).factor(100) > 0.0
 
 
-@pytest.mark.parametrize("bad", [{"max_steps": 0}, {"decay_fraction": 1.5}, {"ema_decay": 1.0}])
+@pytest.mark.parametrize("missing", [2.0, -1.0])
+def test_bad_share_of_missing_values(missing):
+    with pytest.raises(ValueError, match=r"expected missing, a share, in \[0, 1\]"):
+        StreamConfig(missing=missing)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"max_steps": 0}, {"decay_fraction": 1.5}, {"ema_decay": 1.0}, {"weight_decay": -1.0}, {"learning_rate": -1.0}],
+)
 def test_bad_training_config(bad):
     with pytest.raises(ValueError, match="expected"):
         TrainingConfig(**bad)
@@ -176,12 +187,12 @@ def test_constant_prefix_does_not_poison_the_loss():
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
-def pretrain(folder, *callbacks, log_every=1):
+def pretrain(folder, *callbacks, log_every=1, max_steps=12):
     run(
         folder,
         "seasonal_trend",
         TINY,
-        TrainingConfig(max_steps=12, warmup_steps=2, ema_decay=0.5, decay_fraction=0.5),
+        TrainingConfig(max_steps=max_steps, warmup_steps=2, ema_decay=0.5, decay_fraction=0.5),
         STREAM,
         workers=0,
         save_every=4,
@@ -263,14 +274,59 @@ def test_a_run_can_start_from_the_weights_of_another(tmp_path):
         ("--patches 0", "got 32, 512 and 0"),
         ("--batch_size 0", "must be at least 1"),
         ("--layers -1", "expected positive width and layers"),
-        ("--accelerator abacus", "accelerator='abacus'"),
+        ('--mixer gla --options {"heads":"x"}', "expected heads of type int, got 'x'"),
+        ("--accelerator abacus", "for accelerator, got 'abacus'"),
+        ("--accelerator tpu", "for accelerator, got 'tpu'"),
         ("--devices 0", "devices=0"),
+        ("--devices -1", "devices=-1"),
+        ("--save_every 0", "save_every must be at least 1, got 0"),
+        (f"{SMALL_RUN} --log_every 0", "log_every=0"),
+        (f"{SMALL_RUN} --block 0", "must be at least 1"),
         ("--max_time soon", "duration='soon'"),
         ("--precision half", "Precision 'half' is invalid"),
     ],
 )
 def test_wrong_calls_from_the_shell(option, message, fails):
     fails(["pretrain", fails.out, *option.split()], message)
+
+
+def test_last_checkpoint_is_replaced_and_never_rewritten(tmp_path, monkeypatch):
+    """Also where temporary files are on another disk."""
+
+    def other_disk(*_, **__):
+        raise OSError(errno.EXDEV, "another disk")
+
+    class Link(lightning.Callback):
+        def on_train_batch_end(self, trainer, *_):
+            if trainer.global_step == 5:
+                os.link(tmp_path / "last.ckpt", tmp_path / "fifth")
+
+    monkeypatch.setattr(os, "rename", other_disk)
+    pretrain(tmp_path, Link())
+    assert torch.load(tmp_path / "fifth", weights_only=True)["global_step"] == 4
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 12
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_longer_run_stopped_early_has_its_last_weights_and_no_old_average(tmp_path):
+    class Stop(lightning.Callback):
+        def on_train_batch_end(self, trainer, *_):
+            trainer.should_stop = trainer.global_step == 14
+
+    pretrain(tmp_path)
+    pretrain(tmp_path, Stop(), max_steps=1000)
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == 14
+    for name, weight in load(tmp_path).state_dict().items():
+        average, last = (saved[key][f"loss.forecaster.{name}"] for key in ("state_dict", "current_model_state"))
+        assert torch.equal(weight, last) and not torch.equal(weight, average), name
+
+
+def test_a_finished_run_stays_as_it_is(tmp_path):
+    pretrain(tmp_path)
+    finished = (tmp_path / "model.safetensors").read_bytes()
+    pretrain(tmp_path)
+    assert (tmp_path / "model.safetensors").read_bytes() == finished
 
 
 def test_wrong_folders_from_the_shell(fails, tmp_path):

@@ -1,16 +1,23 @@
 """One file is one model: weights as safetensors, the configuration as JSON in its header. Nothing is unpickled."""
 
+import dataclasses
 import json
-import os
+import math
 import re
 import struct
 import textwrap
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
 from torch import Tensor
 
+from tsseq.files import writing
 from tsseq.forecaster import Forecaster, ForecasterConfig
 
 BUNDLED = Path(__file__).parent / "checkpoints"
@@ -31,7 +38,7 @@ def load(name_or_path: str | Path = "base") -> Forecaster:
     Raises ValueError where no such checkpoint exists or the file is not one of ours.
     """
     path = find(name_or_path)
-    return load_weights(Forecaster(read_config(path)), path).eval()
+    return load_weights(_network(path), path).eval()
 
 
 def load_weights(model: Forecaster, name_or_path: str | Path) -> Forecaster:
@@ -62,9 +69,80 @@ def read_config(path: Path) -> ForecasterConfig:
             f"got {metadata.get('format', 'none')}"
         )
     try:
-        return ForecasterConfig.from_dict(json.loads(metadata["config"]))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        values = json.loads(metadata["config"])
+        check_types(ForecasterConfig, values)
+        return ForecasterConfig.from_dict(values)
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"the header of {path} holds no configuration of a forecaster: {error}") from error
+
+
+def check_types(annotated: Callable[..., Any], values: Mapping[str, Any]) -> None:
+    """Hold values read from JSON to the fields of a dataclass, and of those in it, or to the parameters of a function.
+
+    Raises ValueError where one is of another type. An unknown name is left to whoever takes the values.
+    """
+    hints = typing.get_type_hints(annotated)
+    for name, hint in hints.items():
+        value = values.get(name)
+        if name not in values:
+            continue
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+            check_types(hint, value)
+        elif not _is_of_type(value, hint):
+            wanted = hint.__name__ if isinstance(hint, type) else hint
+            raise ValueError(f"expected {name} of type {wanted}, got {value!r}")
+
+
+def _is_of_type(value: Any, hint: Any) -> bool:
+    """JSON has no tuples, and a whole number is a number too; true is none."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
+    if origin is typing.Literal:
+        return value in inner
+    if origin in (typing.Union, types.UnionType):
+        return any(_is_of_type(value, part) for part in inner)
+    if origin is tuple:  # of any length
+        return isinstance(value, list | tuple) and all(_is_of_type(item, inner[0]) for item in value)
+    if origin is Mapping:
+        return isinstance(value, Mapping) and all(_is_of_type(item, inner[1]) for item in value.values())
+    if hint in (int, float):
+        return isinstance(value, int if hint is int else int | float) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _network(path: Path) -> Forecaster:
+    """The network that a header describes, made once the weights beside it are known to be enough for one so large."""
+    config, found = read_config(path), _counts(path)
+    backbone = config.backbone
+    least = backbone.width * (config.hidden_width + backbone.layers * backbone.mlp_width)
+    largest = max([config.patch_length, *_whole_numbers(backbone.options)])
+    if backbone.layers > len(found) or max(least, largest) > sum(found):
+        raise ValueError(
+            f"the weights in {path} do not fit the network: {len(found)} tensors of {sum(found)} numbers are too few "
+            f"for {backbone.layers} layers of {least} numbers or more, or for an option of {largest}"
+        )
+    try:
+        network = Forecaster(config)
+        for name, block in zip(cycle(backbone.mixers), network.backbone.layers, strict=False):
+            check_types(type(block.mixer).__init__, backbone.options.get(name, {}))
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = textwrap.shorten(str(error), 300)
+        raise ValueError(f"the header of {path} describes no network: {reason}") from error
+    return network
+
+
+def _counts(path: Path) -> list[int]:
+    """Numbers in each of the tensors of a file, without reading them."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return [math.prod(file.get_slice(name).get_shape()) for name in file.keys()]
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
+
+
+def _whole_numbers(options: Mapping[str, Mapping[str, Any]]) -> Iterator[int]:
+    return (value for own in options.values() for value in own.values() if isinstance(value, int))
 
 
 def save(model: Forecaster, path: str | Path, dtype: torch.dtype = torch.float32) -> Path:
@@ -82,16 +160,22 @@ def save(model: Forecaster, path: str | Path, dtype: torch.dtype = torch.float32
 
 def write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> Path:
     """Write a .safetensors file, whole or not at all; returns `path`. Raises ValueError where it cannot be written."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
-        safetensors.torch.save_file(tensors, partial, metadata)
-        os.replace(partial, path)
+        with writing(path) as partial, partial.open("wb") as file:
+            file.writelines(_serialised(tensors, metadata))
     except (safetensors.SafetensorError, OSError) as error:
         raise ValueError(f"cannot write {path}: {error}") from error
-    finally:
-        if partial.exists():
-            partial.unlink()
     return path
+
+
+def _serialised(tensors: dict[str, Tensor], metadata: dict[str, str]) -> tuple[bytes, bytes, memoryview]:
+    """The length of the header, the header, the weights: with the metadata in their own order, which safetensors
+    shuffles, so that equal models are equal files."""
+    data = safetensors.torch.save(tensors)
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.dumps({"__metadata__": metadata, **json.loads(data[8 : 8 + length])}, separators=(",", ":"))
+    header += " " * (-len(header) % 8)  # the weights must stay aligned
+    return struct.pack("<Q", len(header)), header.encode(), memoryview(data)[8 + length :]
 
 
 def _make_folder(path: Path) -> Path:
@@ -147,5 +231,5 @@ def _metadata(path: Path) -> dict[str, str]:
                 raise ValueError("its header is not a JSON object")
             metadata = header.get("__metadata__")
             return metadata if isinstance(metadata, dict) else {}
-    except (struct.error, ValueError) as error:
+    except (struct.error, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a whole safetensors file: {error}") from error

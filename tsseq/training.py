@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ import pandas as pd
 import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from tsseq.checkpoint import save
 from tsseq.datasets.data_module import PriorDataModule
 from tsseq.datasets.tasks import TrainingBatch
+from tsseq.files import writing
 from tsseq.forecaster import MAX_OUTPUT, Forecaster
 from tsseq.losses import quantile_loss
 from tsseq.muon import NorMuon, parameter_groups
@@ -48,6 +51,11 @@ class TrainingConfig:
             raise ValueError(
                 "expected decay_fraction in [0, 1] and ema_decay in [0, 1), "
                 f"got {self.decay_fraction} and {self.ema_decay}"
+            )
+        if not (0 <= self.learning_rate < math.inf and 0 <= self.weight_decay < math.inf):
+            raise ValueError(
+                "expected learning_rate and weight_decay of at least 0, "
+                f"got {self.learning_rate} and {self.weight_decay}"
             )
 
     def factor(self, step: int) -> float:
@@ -137,15 +145,18 @@ class _Holder(nn.Module):
 
 
 class ForecasterModule(lightning.LightningModule):
-    """Trains a `Forecaster` on batches of a `PriorStream`; logs `loss` and the learning rate."""
+    """Trains a `Forecaster` on batches of a `PriorStream`; logs `loss` and the learning rate.
 
-    def __init__(self, forecaster: Forecaster, config: TrainingConfig) -> None:
+    `origin` says, in plain values, what the batches and first weights are; `fit` resumes no run of another.
+    """
+
+    def __init__(self, forecaster: Forecaster, config: TrainingConfig, **origin: Any) -> None:
         super().__init__()
         self.config = config
         self.loss = ForecastingLoss(forecaster)
         self._captured: CapturedLoss | None = None
         self.save_hyperparameters(
-            {"forecaster": forecaster.config.to_dict(), "training": dataclasses.asdict(config)}, logger=False
+            {"forecaster": forecaster.config.to_dict(), "training": dataclasses.asdict(config), **origin}, logger=False
         )
 
     @property
@@ -197,9 +208,27 @@ class CalmProgressBar(RichProgressBar):
 class TailAverage(EMAWeightAveraging):
     """An average over the last steps, which a run stopped before them does without."""
 
+    def __init__(self, config: TrainingConfig) -> None:
+        # Weights further back than five half-lives or so no longer count, and early ones would only do harm.
+        start = max(config.warmup_steps, config.max_steps - int(5 / (1 - config.ema_decay)))
+        super().__init__(decay=config.ema_decay, update_starting_at_step=start)
+
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if self._average_model is not None and self._average_model.n_averaged > 0:
+        """Not yet: last.ckpt holds the weights themselves too, and Lightning is not here where no step was left."""
+
+    def apply(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Give the module the average, if it reaches to its last step."""
+        if self._latest_update_step == trainer.global_step > 0:
             super().on_train_end(trainer, pl_module)
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Written beside their place. Lightning writes to TMPDIR, and where that is another disk copies it from there: a
+    kill meanwhile leaves half a file."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        with writing(Path(path)) as partial:
+            torch.save(checkpoint, partial)
 
 
 def fit(
@@ -214,36 +243,87 @@ def fit(
     """Train `module` in `folder`, from last.ckpt there if it exists; returns the finished model.safetensors.
 
     `trainer` goes to Lightning's Trainer. The folder also receives the log of every leg, joined in metrics.csv.
+
+    Raises ValueError where last.ckpt is broken, is of a run with other settings, or has trained more than max_steps.
     """
+    if save_every < 1:
+        raise ValueError(f"save_every must be at least 1, got {save_every}")
     config, last = module.config, folder / "last.ckpt"
+    resumes = last.exists()
+    if resumes:
+        check_resumable(last, module)
+    average = TailAverage(config)
     callbacks: list[Callback] = [
         ModelCheckpoint(folder, filename="last", every_n_train_steps=save_every, enable_version_counter=False),
         CalmProgressBar(refresh_rate=20),
         *extra_callbacks,
+        *([average] if config.ema_decay else []),
     ]
-    if config.ema_decay:
-        # Weights further back than five half-lives or so no longer count, and early ones would only do harm.
-        start = max(config.warmup_steps, config.max_steps - int(5 / (1 - config.ema_decay)))
-        callbacks.append(TailAverage(decay=config.ema_decay, update_starting_at_step=start))
     runner = lightning.Trainer(
         max_steps=config.max_steps,
         max_epochs=-1,
         callbacks=callbacks,
         logger=CSVLogger(folder, name="log", flush_logs_every_n_steps=min(save_every, 100)),
         gradient_clip_val=1.0,
+        plugins=[WholeCheckpoints()],
         **trainer,
     )
-    runner.fit(module, data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+    runner.fit(module, data, ckpt_path=str(last) if resumes else None, weights_only=True)
     if runner.global_step < config.max_steps:
         runner.save_checkpoint(last)
+    average.apply(runner, module)
+    file = save(module.forecaster, folder / "model.safetensors")
     join_logs(folder).to_csv(folder / "metrics.csv", index=False)
-    return save(module.forecaster, folder / "model.safetensors")
+    return file
+
+
+MAY_CHANGE = ("max_steps", "decay_fraction", "compile", "block")
+"""Settings that a run may be resumed with others of: when it ends, and how it is computed."""
+
+
+def check_resumable(last: Path, module: ForecasterModule) -> None:
+    """Raises ValueError unless `last` is whole, of a run with the settings of `module`, and not beyond its max_steps.
+
+    What a run of an earlier version did not write down is not compared.
+    """
+    try:
+        saved = torch.load(last, map_location="cpu", weights_only=True)
+        trained, settings = saved["global_step"], saved["hyper_parameters"]
+        differing = list(_differing(settings, module.hparams))
+    except OSError:
+        raise
+    except Exception as error:  # what torch makes of a broken file has no class in common
+        raise ValueError(
+            f"{last} is not a whole checkpoint of a run: delete it to begin anew, or train in another folder"
+        ) from error
+    if differing:
+        changes = ", ".join(f"{name} was {old!r} and is now {new!r}" for name, old, new in differing)
+        raise ValueError(
+            f"{last} is of a run with other settings: {changes}; pass the same ones, or train in another folder"
+        )
+    if trained > module.config.max_steps:
+        raise ValueError(
+            f"{last} has trained {trained} steps, more than max_steps {module.config.max_steps}: "
+            "pass more, or train in another folder"
+        )
+
+
+def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    for name in old:
+        if name not in new or name in MAY_CHANGE:
+            continue
+        if isinstance(old[name], Mapping) and name != "options":
+            yield from _differing(old[name], new[name])
+        elif old[name] != new[name]:
+            yield name, old[name], new[name]
 
 
 def join_logs(folder: Path) -> pd.DataFrame:
     """The logs of all legs of a run; where a resumed leg repeats a step, the later one counts."""
     legs = sorted((folder / "log").glob("version_*/metrics.csv"), key=lambda path: int(path.parent.name[8:]))
-    if not legs:  # stopped before the first line was due
+    tables = [pd.read_csv(leg) for leg in legs if leg.stat().st_size]  # a kill while it is written leaves it empty
+    tables = [table for table in tables if not table.empty]
+    if not tables:  # stopped before the first line was due
         return pd.DataFrame({"step": [], "loss": []})
-    rows = pd.concat([pd.read_csv(leg) for leg in legs]).dropna(subset=["loss"])
+    rows = pd.concat(tables).dropna(subset=["loss"])
     return rows.drop_duplicates("step", keep="last").sort_values("step", ignore_index=True)
