@@ -105,8 +105,6 @@ def state_tracking(
     }
     if workers < 1:
         raise ValueError(f"expected at least 1 worker, got {workers}")
-    if label_smoothing is not None and not 0 <= label_smoothing <= 1:
-        raise ValueError(f"expected a label_smoothing between 0 and 1, got {label_smoothing}")
     asked = {name: value for name, value in given.items() if value is not None}
     models: list[tuple[str, str, BackboneConfig, TrackerTraining]] = []
     for one in LANGUAGES if task is None else task:

@@ -2,7 +2,9 @@
 
 import re
 import warnings
+from codecs import BOM_UTF8
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +67,12 @@ def _is_not(path: Path) -> str:
 
 def _read_csv(path: Path, id_column: str | None) -> pd.DataFrame:
     memory.require(GROWTH * path.stat().st_size, "a table of this size")
+    # What comes through a pipe can be read once only.
+    source = path if path.is_file() else BytesIO(path.read_bytes())
     try:
-        names = pd.read_csv(path, skipinitialspace=True, nrows=0).columns
+        names = _parse(source, nrows=0).columns
         _check_header(list(names))
-        frame = _read_rows(path, [name for name in names if _names_series(name, id_column)])
+        frame = _read_rows(source, [name for name in names if _names_series(name, id_column)])
     except pd.errors.EmptyDataError as error:
         raise ValueError("expected a table, got an empty file") from error
     except (pd.errors.ParserError, UnicodeDecodeError) as error:
@@ -85,37 +89,44 @@ def _names_series(column: str, id_column: str | None) -> bool:
     return column == id_column if id_column else column.lower() in columns.ID_NAMES
 
 
-def _read_rows(path: Path, ids: list[str]) -> pd.DataFrame:
+def _parse(source: Path | BytesIO, **options: Any) -> pd.DataFrame:
+    if isinstance(source, BytesIO):
+        source.seek(0)
+    frame: pd.DataFrame = pd.read_csv(source, skipinitialspace=True, **options)
+    return frame
+
+
+def _read_rows(source: Path | BytesIO, ids: list[str]) -> pd.DataFrame:
     """The table; what names series is text as it is written, as 007 is no number there and NA not missing."""
-    options: dict[str, Any] = {"skipinitialspace": True, "dtype": dict.fromkeys(ids, str)}
-    frame: pd.DataFrame = pd.read_csv(path, **options)
+    options: dict[str, Any] = {"dtype": dict.fromkeys(ids, str)}
+    frame = _parse(source, **options)
     if not isinstance(frame.index, pd.RangeIndex):  # pandas makes one of what a row has more than the header
-        if not _ends_are_empty(path, frame):
-            return _with_row_names(path, frame)
+        if not _ends_are_empty(source, frame):
+            return _with_row_names(source, frame)
         options["index_col"] = False
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", pd.errors.ParserWarning)  # of the ends that are lost
-            frame = pd.read_csv(path, **options)
+            frame = _parse(source, **options)
     missing = [place for place, name in enumerate(frame.columns) if frame[name].isna().any()]
     places = [place for place in missing if columns.is_label(frame.iloc[:, place]) or frame.columns[place] in ids]
     if places:
         options |= {"usecols": places, "dtype": str, "keep_default_na": False, "na_values": [""]}
-        for place, (_, column) in zip(places, pd.read_csv(path, **options).items(), strict=True):
+        for place, (_, column) in zip(places, _parse(source, **options).items(), strict=True):
             frame[frame.columns[place]] = column
     spare = [name for name in frame.columns if name.startswith("Unnamed: ") and frame[name].isna().all()]
     return frame.drop(columns=spare)
 
 
-def _ends_are_empty(path: Path, frame: pd.DataFrame) -> bool:
+def _ends_are_empty(source: Path | BytesIO, frame: pd.DataFrame) -> bool:
     """Whether all that the rows have more than the header is a comma."""
-    text = pd.read_csv(path, skipinitialspace=True, dtype=str, keep_default_na=False)
+    text = _parse(source, dtype=str, keep_default_na=False)
     return frame.index.nlevels == 1 and bool((text.iloc[:, -1] == "").all())
 
 
-def _with_row_names(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
+def _with_row_names(source: Path | BytesIO, frame: pd.DataFrame) -> pd.DataFrame:
     """The table, if it is as R writes it: names of rows and columns in quotes, and no name over those of rows."""
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        quoted = all(file.readline().startswith('"') for _ in range(2))
+    with BytesIO(source.getvalue()) if isinstance(source, BytesIO) else source.open("rb") as file:
+        quoted = all(file.readline().removeprefix(BOM_UTF8).startswith(b'"') for _ in range(2))
     extra = frame.index.nlevels
     if not quoted or extra > 1 or any(name.lower() in columns.TIME_NAMES for name in frame.columns):
         expected = len(frame.columns)

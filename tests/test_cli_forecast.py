@@ -67,6 +67,22 @@ def test_a_series_that_ended_long_ago_is_forecast_from_what_was_there(checkpoint
     assert list(pd.read_csv(out).groupby("item_id")["0.5"].count()) == [30, 30]
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/stdin"), reason="no pipe has a name here")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "day,item_id,x\n" + "".join(f"2024-01-{day:02},007,{day % 7}\n" for day in range(1, 29)),
+        '"x"\n' + "".join(f'"2024-01-{day:02}",{day % 7}\n' for day in range(1, 29)),
+    ],
+)
+def test_a_table_through_a_pipe_is_as_one_in_a_file(text, checkpoint, tmp_path):
+    (tmp_path / "in.csv").write_text(text)
+    command = [sys.executable, "-m", "tsseq.cli", "forecast", "--horizon", "3", "--checkpoint", str(checkpoint)]
+    piped = subprocess.run([*command, "/dev/stdin"], input=text, capture_output=True, text=True, check=True).stdout
+    read = subprocess.run([*command, str(tmp_path / "in.csv")], capture_output=True, text=True, check=True).stdout
+    assert piped == read and "2024-01-31" in read
+
+
 def test_digits_of_a_high_level_are_written(checkpoint, tmp_path):
     pd.DataFrame({"x": 1e12 + np.arange(40) % 7}).to_csv(tmp_path / "in.csv", index=False)
     out = tmp_path / "out.csv"

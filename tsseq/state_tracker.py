@@ -49,6 +49,8 @@ class TrackerTraining:
             raise ValueError("expected steps, batch_size, test_words and test_every of at least 1")
         if self.start_length is not None and self.start_length < self.train_length[0]:
             raise ValueError(f"expected start_length of at least {self.train_length[0]}, got {self.start_length}")
+        if not 0 <= self.label_smoothing <= 1:
+            raise ValueError(f"expected a label_smoothing between 0 and 1, got {self.label_smoothing}")
 
     def rate(self, step: int) -> float:
         """Share of the peak learning rate at a step."""
