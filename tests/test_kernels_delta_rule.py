@@ -73,6 +73,10 @@ CASES = {
     "narrow, three lasting reflections": dict(
         dtype=NARROW, length=65, step=3, keys="smooth", beta=2.0, head=1, decay=None, **WIDE
     ),
+    "narrow, one row": dict(dtype=NARROW, length=1, step=1, decay=8.0, beta=1.2, draw=25, **WIDE),
+    "narrow, a state along one key": dict(
+        dtype=NARROW, length=63, step=2, keys="constant", decay=None, initial=False, head=1, draw=1, **WIDE
+    ),
     "narrow, four steps along one key": dict(dtype=NARROW, length=70, step=4, keys="constant", decay=1e-3, **WIDE),
     "narrow, four soon forgotten steps": dict(dtype=NARROW, length=70, step=4, keys="constant", decay=2.0, **WIDE),
     "narrow, strong decay": dict(dtype=NARROW, length=33, step=4, decay=8.0, key_width=32, value_width=32),
@@ -141,6 +145,12 @@ def test_narrow_decays(keys: str) -> None:
     """Their gradient's terms, which all but cancel, are added up in float32."""
     inputs = _inputs(NARROW, 70, step=1, head=1, keys=keys, decay=1.0, initial=False, **WIDE)
     _check(inputs | {"log_decay": inputs["log_decay"].to(NARROW)}, NARROW)
+
+
+def test_fast_decay_along_one_key_leaves_no_rounding() -> None:
+    """Terms of the decays' gradient that cancel are of the same numbers, else these are left of it."""
+    inputs = _inputs(NARROW, 63, step=2, beta=1.2, keys="constant", decay=8.0, initial=False, draw=1, **WIDE)
+    _check(inputs, NARROW, least=0.05)
 
 
 def test_some_chunks_reflect_and_others_do_not() -> None:

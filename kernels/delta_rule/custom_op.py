@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tsseq.kernels.delta_rule.triton import forward_kernel
 from tsseq.kernels.delta_rule.triton_gradients import adjoint_kernel, gradient_kernel
-from tsseq.kernels.delta_rule.triton_one_key import one_key_kernel
+from tsseq.kernels.delta_rule.triton_refinement import refinement_kernel
 from tsseq.kernels.delta_rule.triton_solve import solve_kernel
 from tsseq.kernels.layout import token_rows
 from tsseq.kernels.precision import precision
@@ -108,11 +108,11 @@ def _forward(
     )  # fmt: skip
     shape["BV"] = min(shape["BV"], launch.values)
     slices = -(-v.shape[-1] // shape["BV"])
-    for reflecting in _reflecting(q):
+    for close in _close(q):
         forward_kernel[(batch * head * slices,)](
             q, k, v, cumulated, w, sums, kept, kinds, q if initial is None else initial, output, final, u, states,
             time, Q_STRIDE=q.stride(1), K_STRIDE=k.stride(1), V_STRIDE=v.stride(1), **shape, **flags,
-            HAS_INITIAL=initial is not None, SAVE=save, REFLECTS=reflecting, STAGES=launch.forward_stages,
+            HAS_INITIAL=initial is not None, SAVE=save, CLOSE=close, STAGES=launch.forward_stages,
             REREAD=_reread(q), num_warps=launch.warps,
         )  # fmt: skip
     return output, final, w, sums, kept, u, states, cumulated, kinds
@@ -141,11 +141,12 @@ def _backward(
     states: Tensor,
     cumulated: Tensor,
     kinds: Tensor,
-    has_initial: bool,
+    initial: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     q, k, v, beta, grad_output = (token_rows(x) for x in (q, k, v, beta, grad_output))
     grad_final = None if grad_final is None else grad_final.contiguous()
-    gradients = _allocate_gradients(q, k, beta, log_decay, u, has_initial)
+    initial = None if initial is None else initial.contiguous()
+    gradients = _allocate_gradients(q, k, beta, log_decay, u, initial is not None)
     dq, dk, dv, dbeta, dlog_decay, dinitial = gradients
     grad_states = torch.empty_like(states)
     shape = _shape(q, k, u)
@@ -153,13 +154,13 @@ def _backward(
     batch, time, head, _ = q.shape
     flags: dict[str, Any] = {
         "Q_STRIDE": q.stride(1), "K_STRIDE": k.stride(1), "O_STRIDE": grad_output.stride(1),
-        "HAS_DECAY": log_decay is not None, "HAS_INITIAL": has_initial, "PRECISION": precision(q.dtype),
+        "HAS_DECAY": log_decay is not None, "HAS_INITIAL": initial is not None, "PRECISION": precision(q.dtype),
     }  # fmt: skip
     values = min(shape["BV"], launch.values)
-    for reflecting in _reflecting(q):
+    for close in _close(q):
         adjoint_kernel[(batch * head * -(-u.shape[-1] // values),)](
             q, k, cumulated, w, sums, kept, kinds, grad_output, q if grad_final is None else grad_final, dv,
-            grad_states, dinitial, time, HAS_GRAD_FINAL=grad_final is not None, REFLECTS=reflecting,
+            grad_states, dinitial, time, HAS_GRAD_FINAL=grad_final is not None, CLOSE=close,
             STAGES=launch.adjoint_stages, PREFETCH=ASSEMBLY and launch.prefetch, num_warps=launch.warps, **flags,
             **(shape | {"BV": values}),
         )  # fmt: skip
@@ -177,10 +178,11 @@ def _backward(
     )  # fmt: skip
     whole = in_slices if in_slices is dlog_decay else in_slices.sum(2)
     if q.dtype != torch.float32:
-        one_key_kernel[(batch * head,)](
-            q, k, v, beta, cumulated, w, kinds, u, states, grad_output, dv, grad_states, dq, whole, time,
-            V_STRIDE=v.stride(1), B_STRIDE=beta.stride(1), SMALLEST=_smallest_beta(q),
-            num_warps=4, **flags, **_shape(q, k, u) | {"BV": min(shape["BV"], 32)},
+        refinement_kernel[(batch * head,)](
+            q, k, v, beta, cumulated, w, sums, kinds, q if initial is None else initial, u, grad_output, dv,
+            q if grad_final is None else grad_final, grad_states, dq, dbeta, whole, time, V_STRIDE=v.stride(1),
+            B_STRIDE=beta.stride(1), HAS_GRAD_FINAL=grad_final is not None, SMALLEST=_smallest_beta(q), num_warps=4,
+            **flags, **_shape(q, k, u) | {"BV": min(shape["BV"], 32)},
         )  # fmt: skip
     if whole is not dlog_decay:
         dlog_decay.copy_(whole)
@@ -203,26 +205,24 @@ def _backward_fake(
     states: Tensor,
     cumulated: Tensor,
     kinds: Tensor,
-    has_initial: bool,
+    initial: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return _allocate_gradients(q, k, beta, log_decay, u, has_initial)
+    return _allocate_gradients(q, k, beta, log_decay, u, initial is not None)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     q, k, v, beta, log_decay, initial, save = inputs
     assert save, "gradients need save=True"
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(q, k, v, beta, log_decay, *output[2:])
-    ctx.initial_dtype = None if initial is None else initial.dtype
+    ctx.save_for_backward(q, k, v, beta, log_decay, initial, *output[2:])
 
 
 def _differentiate(ctx: Any, grad_output: Tensor | None, grad_final: Tensor | None, *_: None) -> tuple[Any, ...]:
-    q, k, v, beta, log_decay, w, sums, kept, u, states, cumulated, kinds = ctx.saved_tensors
+    q, k, v, beta, log_decay, initial, w, sums, kept, u, states, cumulated, kinds = ctx.saved_tensors
     if grad_output is None:
         grad_output = u.new_zeros(*q.shape[:-1], u.shape[-1])
-    has_initial = ctx.initial_dtype is not None
     dq, dk, dv, dbeta, dlog_decay, dinitial = _backward(
-        grad_output, grad_final, q, k, v, beta, log_decay, w, sums, kept, u, states, cumulated, kinds, has_initial
+        grad_output, grad_final, q, k, v, beta, log_decay, w, sums, kept, u, states, cumulated, kinds, initial
     )
     return (
         dq,
@@ -230,7 +230,7 @@ def _differentiate(ctx: Any, grad_output: Tensor | None, grad_final: Tensor | No
         dv,
         dbeta,
         None if log_decay is None else dlog_decay,
-        dinitial.to(ctx.initial_dtype) if has_initial else None,
+        None if initial is None else dinitial.to(initial.dtype),
         None,
     )
 
@@ -320,8 +320,8 @@ def _smallest_beta(q: Tensor) -> float:
     return 2.0**-14 if q.dtype == torch.float16 else 1e-7
 
 
-def _reflecting(q: Tensor) -> tuple[bool, ...]:
-    """Kernels for heads that do not reflect and for those that do, if narrow types make a difference between them."""
+def _close(q: Tensor) -> tuple[bool, ...]:
+    """Kernels for heads of other kinds, and for those that keep more digits, if narrow types make a difference."""
     return (False,) if q.dtype == torch.float32 else (False, True)
 
 

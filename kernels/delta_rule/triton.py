@@ -25,11 +25,12 @@ shrink, summed over a row. The last is Y * U / beta as well, which where decay i
 along equal keys being large and all but cancelling; where it is fast it loses what should cancel Q * dQ. So the
 slower, the more of that is taken.
 
-Betas near two reflect: what rounding leaves out, no step shrinks, and along one key it is the same in every chunk. So
-heads with such chunks have kernels of their own (REFLECTS): states and Y meet keys in two parts, as does W what it
-multiplies; what the columns of that have in common, and what the result adds up to, is had from exact sums of W; and U
-and Y are rounded so that sums over rows stay. But of what rounding takes from other rows none gets more than its beta
-bears, dbeta being divided by its square. Where keys are nearly one, `triton_one_key.py` corrects gradients afterwards.
+Betas near two reflect: what rounding leaves out, no step shrinks, and along one key it is the same in every chunk. And
+along one key W is made of long products. So heads with chunks that reflect, or of nearly one key, have kernels of their
+own (CLOSE): states and Y meet keys in two parts, as does W what it multiplies; what the columns of that have in common,
+and what the result adds up to, is had from exact sums of W; and U and Y are rounded so that sums over rows stay. But of
+what rounding takes from other rows none gets more than its beta bears, dbeta being divided by its square. In short
+series and where keys are nearly one, `triton_refinement.py` corrects gradients afterwards.
 
 Products are oriented (transposed, [value, row], in the first three kernels) so that a result is the next product's left
 operand without leaving its registers, and never is a product's result transposed into an operand: Triton 3.4 to 3.7.0
@@ -144,26 +145,26 @@ def float_product_with_solve(a, w, SPLIT: tl.constexpr, PRECISION: tl.constexpr)
 def close_product_with_solve(
     a, w, sums, kinds, chunk, live, rows, ROW_SUMS: tl.constexpr, R: tl.constexpr, PRECISION: tl.constexpr
 ):
-    """The same, but in a chunk that reflects exact `sums` of W take part, as W's error is the same in every chunk.
+    """The same, but in chunks that reflect or have nearly one key, all of one error of W, exact `sums` of it take part.
 
     With one key what the columns of `a` have in common is nearly all of it: it meets sums of W for each column of the
     result (over W's columns with ROW_SUMS, else over its rows). And what the result's columns, of which `rows` are
     `live`, add up to is all that lasts: it is had from `a` and the other sums. In memory they are by blocks.
     """
     sums += chunk * (R // 16 * 2 * R)
-    reflecting = tl.load(kinds + chunk) % 2 != 0
+    exact = tl.load(kinds + chunk) != 0
     r = tl.arange(0, R)
     block = tl.arange(0, R // 16)[:, None]
     at = sums + block * R + r[None, :]
-    of_rows = tl.sum(tl.load(at, block <= (r // 16)[None, :], 0.0), 0)
-    of_columns = tl.sum(tl.load(at + R // 16 * R, block >= (r // 16)[None, :], 0.0), 0)
-    of_rows = tl.where(reflecting, of_rows, 0.0)  # else nothing was stored
-    of_columns = tl.where(reflecting, of_columns, 0.0)
+    last = tl.where(exact, r // 16, -1)[None, :]  # else nothing was stored
+    of_rows = tl.sum(tl.load(at, block <= last, 0.0), 0)
+    first = tl.where(exact, r // 16, R)[None, :]
+    of_columns = tl.sum(tl.load(at + R // 16 * R, block >= first, 0.0), 0)
     own = of_rows if ROW_SUMS else of_columns
     other = of_columns if ROW_SUMS else of_rows
-    mean = tl.where(reflecting, tl.sum(a, 1) / rows, 0.0)
+    mean = tl.where(exact, tl.sum(a, 1) / rows, 0.0)
     result = float_product_with_solve(a - mean[:, None], w, True, PRECISION) + mean[:, None] * own[None, :]
-    lacking = tl.where(reflecting, (tl.sum(a * other[None, :], 1) - tl.sum(result, 1)) / rows, 0.0)
+    lacking = tl.where(exact, (tl.sum(a * other[None, :], 1) - tl.sum(result, 1)) / rows, 0.0)
     return result + tl.where(live[None, :], lacking[:, None], 0.0)
 
 
@@ -230,14 +231,20 @@ def tile_mask(rows, columns, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def any_reflects(kinds, chunks):
-    """Whether one of a head's chunks does; the last, which may be of a few rows, counts where there is no other."""
-    found = 0
-    counted = tl.maximum(chunks - 1, 1)
-    for start in range(0, counted, 32):
+def kind_of_head(kinds, chunks):
+    """Whether one of a head's chunks reflects, and whether three of four have nearly one key.
+
+    The last, which may be of a few rows, reflects only where there is no other. Where fewer have nearly one key, others
+    make up the gradients' norms.
+    """
+    reflecting = 0
+    alike = 0
+    for start in range(0, chunks, 32):
         chunk = start + tl.arange(0, 32)
-        found = tl.maximum(found, tl.max(tl.load(kinds + chunk, chunk < counted, 0).to(tl.int32) % 2))
-    return found != 0
+        kind = tl.load(kinds + chunk, chunk < chunks, 0).to(tl.int32)
+        reflecting = tl.maximum(reflecting, tl.max(tl.where(chunk < tl.maximum(chunks - 1, 1), kind % 2, 0)))
+        alike += tl.sum(kind // 2)
+    return reflecting != 0, 4 * alike >= 3 * chunks
 
 
 @triton.jit
@@ -253,7 +260,7 @@ def forward_kernel(
     Q_STRIDE: tl.constexpr, K_STRIDE: tl.constexpr, V_STRIDE: tl.constexpr, H: tl.constexpr, N: tl.constexpr,
     K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, TOKENS: tl.constexpr,
     STEPS_PADDED: tl.constexpr,
-    HAS_DECAY: tl.constexpr, HAS_INITIAL: tl.constexpr, SAVE: tl.constexpr, REFLECTS: tl.constexpr,
+    HAS_DECAY: tl.constexpr, HAS_INITIAL: tl.constexpr, SAVE: tl.constexpr, CLOSE: tl.constexpr,
     PRECISION: tl.constexpr, STAGES: tl.constexpr, REREAD: tl.constexpr,
 ):  # fmt: skip
     """Output and final state of one head and slice of value columns; U and entry states too where they are saved."""
@@ -266,9 +273,10 @@ def forward_kernel(
     h = head % H
     chunks = tl.cdiv(T, TOKENS)
     dtype: tl.constexpr = k.dtype.element_ty
-    SPLIT: tl.constexpr = REFLECTS or dtype == tl.bfloat16
+    SPLIT: tl.constexpr = CLOSE or dtype == tl.bfloat16
     if dtype != tl.float32:
-        if any_reflects(kinds + head * chunks, chunks) != REFLECTS:
+        reflects, alike = kind_of_head(kinds + head * chunks, chunks)
+        if (reflects | alike) != CLOSE:
             return
 
     r = tl.arange(0, R)
@@ -323,7 +331,7 @@ def forward_kernel(
         o = product(operand, tl.trans(q_c), PRECISION)
         if HAS_DECAY:
             o *= tl.exp2(g_q)[None, :]
-        if REFLECTS:
+        if CLOSE:
             x = add_float_left_product(tl.zeros([BV, R], tl.float32), state, tl.trans(k_c), SPLIT, PRECISION)
         else:
             x = product(operand, tl.trans(k_c), PRECISION)
@@ -334,14 +342,14 @@ def forward_kernel(
         else:  # exact, and an operand's load is under way for an iteration, where others are waited for at once
             x = product(tl.trans(v_c), unit, PRECISION) - x
         w_c = load_solve(w, head * chunks + c, r, r + zero, R)
-        if REFLECTS:
+        if CLOSE:
             rows = tl.minimum(left, TOKENS) * N
             update = close_product_with_solve(x, w_c, sums, kinds, head * chunks + c, live, rows, True, R, PRECISION)
         else:
             update = float_product_with_solve(x, w_c, False, PRECISION)
         if SAVE:
             at_u = u + (first * N * H + h) * V + (row[None, :] * (H * V) + vv[:, None])
-            rounded = round_sums(update, kept + (head * chunks + c) * 2, dtype) if REFLECTS else update.to(dtype)
+            rounded = round_sums(update, kept + (head * chunks + c) * 2, dtype) if CLOSE else update.to(dtype)
             tl.store(at_u, rounded, live[None, :] & (vv < V)[:, None])
 
         o += product(update, p, PRECISION)

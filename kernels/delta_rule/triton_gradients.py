@@ -6,11 +6,11 @@ import triton.language as tl
 from tsseq.kernels.delta_rule.triton import (
     add_float_left_product,
     add_float_right_product,
-    any_reflects,
     causal_decay,
     close_product_with_solve,
     float_product_with_solve,
     hidden_zero,
+    kind_of_head,
     load_solve,
     product,
     reread,
@@ -48,7 +48,7 @@ def adjoint_kernel(
     Q_STRIDE: tl.constexpr, K_STRIDE: tl.constexpr, O_STRIDE: tl.constexpr, H: tl.constexpr,
     N: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, TOKENS: tl.constexpr,
     STEPS_PADDED: tl.constexpr, HAS_DECAY: tl.constexpr, HAS_INITIAL: tl.constexpr, HAS_GRAD_FINAL: tl.constexpr,
-    REFLECTS: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr, PREFETCH: tl.constexpr,
+    CLOSE: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr, PREFETCH: tl.constexpr,
 ):  # fmt: skip
     """dV and the gradients of the states that chunks end in, for some value columns of a head."""
     R: tl.constexpr = TOKENS * STEPS_PADDED
@@ -60,9 +60,10 @@ def adjoint_kernel(
     h = head % H
     chunks = tl.cdiv(T, TOKENS)
     dtype: tl.constexpr = k.dtype.element_ty
-    SPLIT: tl.constexpr = REFLECTS or dtype == tl.bfloat16
+    SPLIT: tl.constexpr = CLOSE or dtype == tl.bfloat16
     if dtype != tl.float32:
-        if any_reflects(kinds + head * chunks, chunks) != REFLECTS:
+        reflects, alike = kind_of_head(kinds + head * chunks, chunks)
+        if (reflects | alike) != CLOSE:
             return
 
     r = tl.arange(0, R)
@@ -117,18 +118,18 @@ def adjoint_kernel(
         tl.store(at_s, ds.to(dtype), square)
         # Steps along one key leave so little of dU in dV that dS rounded once is not enough.
         du = tl.zeros([BV, R], tl.float32)
-        du = add_float_left_product(du, ds, tl.trans(k_c), SPLIT and (REFLECTS or STEPS_PADDED > 1), PRECISION)
+        du = add_float_left_product(du, ds, tl.trans(k_c), SPLIT and (CLOSE or STEPS_PADDED > 1), PRECISION)
         if HAS_DECAY:
             du *= tl.exp2(g_end - g)[None, :]
         du = add_float_right_product(du, tl.trans(do), p, SPLIT, PRECISION)
         w_t = load_solve(w, head * chunks + c, r, r + zero, R)
-        if REFLECTS:
+        if CLOSE:
             at, rows = head * chunks + c, tl.minimum(left, TOKENS) * N
             y = close_product_with_solve(du, tl.trans(w_t), sums, kinds, at, live, rows, False, R, PRECISION)
         else:
             y = float_product_with_solve(du, tl.trans(w_t), False, PRECISION)
         at_v = (first * N * H + h) * V + (row[None, :] * (H * V) + vv[:, None])
-        rounded = round_sums(y, kept + (head * chunks + c) * 2, dtype) if REFLECTS else y.to(dtype)
+        rounded = round_sums(y, kept + (head * chunks + c) * 2, dtype) if CLOSE else y.to(dtype)
         tl.store(grad_v + at_v, rounded, live[None, :] & (vv < V)[:, None])
 
         do_t = tl.trans(do)
@@ -138,7 +139,7 @@ def adjoint_kernel(
             y *= tl.exp2(g)[None, :]
             ds *= tl.exp2(g_end)
         ds += product(do_t, q_c, PRECISION)
-        if REFLECTS:
+        if CLOSE:
             ds = add_float_left_product(ds, y, k_c, SPLIT, PRECISION)
         else:
             ds += product(y.to(dtype), k_c, PRECISION)

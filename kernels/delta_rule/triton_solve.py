@@ -132,12 +132,12 @@ def invert_block(products, b, g, HAS_DECAY: tl.constexpr, HALF: tl.constexpr):
 
 
 @triton.jit
-def store_block(w, sums, x_t, b, reflecting, ROW: tl.constexpr, COLUMN: tl.constexpr, R: tl.constexpr):
-    """X diag(beta), of the transposed X, as a 16 x 16 block of the transposed W; where it reflects, its sums too."""
+def store_block(w, sums, x_t, b, exact_sums, ROW: tl.constexpr, COLUMN: tl.constexpr, R: tl.constexpr):
+    """X diag(beta), of the transposed X, as a 16 x 16 block of the transposed W; with `exact_sums` these too."""
     i = tl.arange(0, 16)
     dtype: tl.constexpr = w.dtype.element_ty
     block = x_t * (b * SOLVE_SCALE if dtype == tl.float16 else b)[:, None]
-    if reflecting:
+    if exact_sums:
         tl.store(sums + COLUMN * R + ROW * 16 + i, tl.sum(block, 0) * (1.0 / SOLVE_SCALE))
         tl.store(sums + (R // 16 + ROW) * R + COLUMN * 16 + i, tl.sum(block, 1) * (1.0 / SOLVE_SCALE))
     tl.store(w + COLUMN * 16 * R + ROW * 16 + i[:, None] * R + i[None, :], block)
@@ -238,7 +238,7 @@ def solve_kernel(
             a41 = tl.dot(k4, tl.trans(k1), a41, input_precision=PRECISION)
             a42 = tl.dot(k4, tl.trans(k2), a42, input_precision=PRECISION)
 
-    reflecting = False
+    exact_sums = False
     if HALF:
         store_kept(kept, r, own, other)
         betas, blocks, below = b1, a11, tl.zeros([16, 16], tl.float32)
@@ -251,19 +251,21 @@ def solve_kernel(
         i = tl.arange(0, 16)
         squares = tl.sum(tl.where(i[:, None] == i[None, :], blocks, 0.0))
         one_key = tl.sum(blocks + 2.0 * below) > ALIKE * rows * squares
-        tl.store(kinds, reflecting.to(tl.uint8) + 2 * one_key.to(tl.uint8))
+        kind = reflecting.to(tl.uint8) + 2 * one_key.to(tl.uint8)
+        tl.store(kinds, kind)
+        exact_sums = kind != 0
 
     g1, g_end = cumulate(cumulated, d1, 0.0, 0, STEPS_PADDED, HAS_DECAY)
     _, x1_t = invert_block(a11, b1, g1, HAS_DECAY, HALF)
-    store_block(w, sums, x1_t, b1, reflecting, 0, 0, R)
+    store_block(w, sums, x1_t, b1, exact_sums, 0, 0, R)
     if R >= 32:
         g2, g_end = cumulate(cumulated, d2, g_end, 1, STEPS_PADDED, HAS_DECAY)
         x2, x2_t = invert_block(a22, b2, g2, HAS_DECAY, HALF)
         a21 = interaction(a21, b2, g2, g1, HAS_DECAY, HALF)
         none = tl.zeros([16, 16], a21.dtype)
         x21_t = add_product(none, add_product(none, x1_t, a21, True, HALF), x2, True, HALF)
-        store_block(w, sums, x21_t, b1, reflecting, 1, 0, R)
-        store_block(w, sums, x2_t, b2, reflecting, 1, 1, R)
+        store_block(w, sums, x21_t, b1, exact_sums, 1, 0, R)
+        store_block(w, sums, x2_t, b2, exact_sums, 1, 1, R)
     if R == 64:
         g3, g_end = cumulate(cumulated, d3, g_end, 2, STEPS_PADDED, HAS_DECAY)
         g4, g_end = cumulate(cumulated, d4, g_end, 3, STEPS_PADDED, HAS_DECAY)
@@ -272,9 +274,9 @@ def solve_kernel(
         a43 = interaction(a43, b4, g4, g3, HAS_DECAY, HALF)
         y_t = add_product(none, x3_t, a43, True, HALF)
         x43 = add_product(none, x4, y_t, True, HALF)
-        store_block(w, sums, x3_t, b3, reflecting, 2, 2, R)
-        store_block(w, sums, add_product(none, y_t, x4, True, HALF), b3, reflecting, 3, 2, R)
-        store_block(w, sums, x4_t, b4, reflecting, 3, 3, R)
+        store_block(w, sums, x3_t, b3, exact_sums, 2, 2, R)
+        store_block(w, sums, add_product(none, y_t, x4, True, HALF), b3, exact_sums, 3, 2, R)
+        store_block(w, sums, x4_t, b4, exact_sums, 3, 3, R)
 
         a31 = interaction(a31, b3, g3, g1, HAS_DECAY, HALF)
         a32 = interaction(a32, b3, g3, g2, HAS_DECAY, HALF)
@@ -283,10 +285,10 @@ def solve_kernel(
         upper_t = add_product(add_product(none, x1_t, a31, True, HALF), x21_t, a32, True, HALF)
         lower_t = add_product(add_product(none, x1_t, a41, True, HALF), x21_t, a42, True, HALF)
         row_t = add_product(add_product(none, upper_t, x43, True, HALF), lower_t, x4, True, HALF)
-        store_block(w, sums, add_product(none, upper_t, x3, True, HALF), b1, reflecting, 2, 0, R)
-        store_block(w, sums, row_t, b1, reflecting, 3, 0, R)
+        store_block(w, sums, add_product(none, upper_t, x3, True, HALF), b1, exact_sums, 2, 0, R)
+        store_block(w, sums, row_t, b1, exact_sums, 3, 0, R)
         upper_t = add_product(none, x2_t, a32, True, HALF)
         lower_t = add_product(none, x2_t, a42, True, HALF)
         row_t = add_product(add_product(none, upper_t, x43, True, HALF), lower_t, x4, True, HALF)
-        store_block(w, sums, add_product(none, upper_t, x3, True, HALF), b2, reflecting, 2, 1, R)
-        store_block(w, sums, row_t, b2, reflecting, 3, 1, R)
+        store_block(w, sums, add_product(none, upper_t, x3, True, HALF), b2, exact_sums, 2, 1, R)
+        store_block(w, sums, row_t, b2, exact_sums, 3, 1, R)

@@ -1,8 +1,9 @@
-"""Gradients that others leave imprecise in heads whose keys are nearly one and the same; `triton.py` has the notation.
+"""Gradients that other kernels leave imprecise, had anew; `triton.py` has the notation.
 
 Steps along one key shrink the state before a row, S, and the gradient of that after it, dS, to little more than one
-update; but to the gradient kernel they are sums over the chunk, of updates U and Y that were rounded. How far these are
-off each row can tell: for x = k S and z = k dS, summed so,
+update; but to the gradient kernel they are sums over the chunk, of updates U and Y that were rounded. And in a series
+of a few tokens a decay's gradient is one sum, whose terms may all but cancel, so that it hangs on what the first state,
+the last one's gradient, U and Y lost. How far U and Y are off each row can tell: for x = k S and z = k dS, summed so,
 
     V - U / beta - x = W^-1 dU,  z - Y / beta = W^-T dY,
 
@@ -13,8 +14,9 @@ three small terms
 
     Y' * x' + U' * z' = (Y * x' + Y * dU / beta) + (U * z' + dY * (V - U / beta)),
 
-where the first half needs no Y' and the second no U'. dQ, to which S matters along k, takes k times what k S lacks
-times dO.
+where the first half needs no Y' and the second no U'. So beta's gradient has Y * dU and dY * U over beta^2 more. And
+dQ, to which S matters along k, takes k times what k S lacks times dO. What sums of dU lack, steps that reflect would
+keep for good, so they are as close as those of U.
 
 Products are of 32 rows at most. Of 64, which a group of warps multiplies as one, there are more here than registers
 hold descriptors for, and with Triton 3.6 they then read shared memory out of bounds.
@@ -24,25 +26,19 @@ import triton
 import triton.language as tl
 
 from tsseq.kernels.delta_rule.triton import (
-    SOLVE_SCALE,
     add_float_left_product,
     add_float_right_product,
     causal_decay,
+    close_product_with_solve,
+    kind_of_head,
     load_solve,
     product,
     safe_beta,
     tile_mask,
 )
 
-
-@triton.jit
-def has_nearly_one_key(kinds, chunks):
-    """Whether three of four of a head's chunks have; where fewer do, the others make up the gradients' norms."""
-    found = 0
-    for start in range(0, chunks, 32):
-        c = start + tl.arange(0, 32)
-        found += tl.sum((tl.load(kinds + c, c < chunks, 0) >= 2).to(tl.int32))
-    return 4 * found >= 3 * chunks
+SHORT = tl.constexpr(16)
+"""Tokens of a series up to which its gradients of decays are refined; of more of them some are of ordinary size."""
 
 
 @triton.jit
@@ -60,38 +56,52 @@ def products_of_keys(k_c, g, LATER: tl.constexpr, HAS_DECAY: tl.constexpr, PRECI
 
 
 @triton.jit
-def load_unscaled_solve(w, chunk, R: tl.constexpr, dtype: tl.constexpr):
-    """A chunk's transposed W in the type of what it multiplies."""
-    r = tl.arange(0, R)
-    return (load_solve(w, chunk, r, r, R).to(tl.float32) * (1.0 / SOLVE_SCALE)).to(dtype)
+def add_in_memory(to, x, mask, before):
+    """Adds `x` to what is stored, or replaces it where not `before`."""
+    total = x + tl.load(to, mask & before, 0.0).to(tl.float32)
+    tl.store(to, total.to(to.dtype.element_ty), mask)
+
+
+@triton.jit
+def load_grad_state(narrow, whole, mask, stored, HAS_GRAD_FINAL: tl.constexpr):
+    """The gradient of the state that a chunk ends in: as it is `stored` or, that of the last one, as it was given."""
+    if HAS_GRAD_FINAL:
+        ds = tl.load(narrow, mask & stored, 0.0).to(tl.float32) + tl.load(whole, mask & ~stored, 0.0).to(tl.float32)
+    else:
+        ds = tl.load(narrow, mask, 0.0).to(tl.float32)
+    return ds
 
 
 @triton.jit(do_not_specialize=["T"])
-def one_key_kernel(
-    q, k, v, beta, cumulated, w, kinds, u, states, grad_output, grad_v, grad_states, grad_q, grad_log_decay, T,
-    Q_STRIDE: tl.constexpr, K_STRIDE: tl.constexpr, V_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr,
-    O_STRIDE: tl.constexpr, H: tl.constexpr, N: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr,
-    BV: tl.constexpr, TOKENS: tl.constexpr, STEPS_PADDED: tl.constexpr, HAS_DECAY: tl.constexpr,
-    HAS_INITIAL: tl.constexpr, SMALLEST: tl.constexpr, PRECISION: tl.constexpr,
+def refinement_kernel(
+    q, k, v, beta, cumulated, w, sums, kinds, initial_state, u, grad_output, grad_v, grad_final, grad_states, grad_q,
+    grad_beta, grad_log_decay, T, Q_STRIDE: tl.constexpr, K_STRIDE: tl.constexpr, V_STRIDE: tl.constexpr,
+    B_STRIDE: tl.constexpr, O_STRIDE: tl.constexpr, H: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
+    V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, TOKENS: tl.constexpr, STEPS_PADDED: tl.constexpr,
+    HAS_DECAY: tl.constexpr, HAS_INITIAL: tl.constexpr, HAS_GRAD_FINAL: tl.constexpr, SMALLEST: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Corrects the gradients of a head, if its keys are nearly one, by slices of values.
+    """Corrects the gradients of a head, if it is short or its keys are nearly one, by slices of values.
 
     First what hangs on the states, of float32, which each chunk has from the one before; then what is left.
     """
     R: tl.constexpr = TOKENS * STEPS_PADDED
     chunks = tl.cdiv(T, TOKENS)
     head = tl.program_id(0).to(tl.int64)
-    if not has_nearly_one_key(kinds + head * chunks, chunks):
+    reflects, alike = kind_of_head(kinds + head * chunks, chunks)
+    if T > SHORT and not alike:
         return
 
     h = head % H
-    token = tl.arange(0, R) // STEPS_PADDED
-    step = tl.arange(0, R) % STEPS_PADDED
+    r = tl.arange(0, R)
+    token = r // STEPS_PADDED
+    step = r % STEPS_PADDED
     kk = tl.arange(0, BK)
     k += h * K + ((token * K_STRIDE + step * (H * K))[:, None] + kk[None, :])
     q += h * K + ((token * Q_STRIDE)[:, None] + kk[None, :])
     beta += h + (token * B_STRIDE + step * H)
     grad_q += h * K + ((token * (H * K))[:, None] + kk[None, :])
+    grad_beta += h + (token * N + step) * H
     grad_log_decay += h + token * H
     for start in tl.range(0, V, BV, num_stages=1):
         vv = start + tl.arange(0, BV)
@@ -100,9 +110,11 @@ def one_key_kernel(
         row_u = ((token * N + step) * (H * V))[None, :]
         row_o = (token * O_STRIDE)[None, :]
         of_state = vv[:, None] * K + kk[None, :]
+        outside = head * (K * V) + (kk[None, :] * V + vv[:, None])
+        square = tile_mask(vv < V, kk, K, BK)
         s = tl.zeros([BV, BK], tl.float32)
         if HAS_INITIAL:
-            s += tl.load(states + head * chunks * (V * K) + of_state, tile_mask(vv < V, kk, K, BK), 0.0).to(tl.float32)
+            s += tl.load(initial_state + outside, square, 0.0).to(tl.float32)
         for c in tl.range(0, chunks, num_stages=1):
             first = head // H * T + c * TOKENS
             live = (token < T - c * TOKENS) & (step < N)
@@ -125,16 +137,20 @@ def one_key_kernel(
                 x *= tl.exp2(g)[None, :]
             later, own = products_of_keys(k_c, g, True, HAS_DECAY, PRECISION)
             x = add_float_right_product(x, u_c, later, True, PRECISION)
-            du = (v_c.to(tl.float32) - u_c.to(tl.float32) / b[None, :] - x).to(u_c.dtype)
-            w_t = load_unscaled_solve(w, head * chunks + c, R, u_c.dtype)
-            du = product(du, w_t, PRECISION).to(u_c.dtype)
+            rest = v_c.to(tl.float32) - u_c.to(tl.float32) / b[None, :] - x
+            w_c = load_solve(w, head * chunks + c, r, r, R)
+            rows = tl.minimum(T - c * TOKENS, TOKENS) * N
+            at = head * chunks + c
+            exact_du = close_product_with_solve(rest, w_c, sums, kinds, at, live, rows, True, R, PRECISION)
+            du = exact_du.to(u_c.dtype)
             dx = add_float_right_product(tl.zeros([BV, R], tl.float32), du, later, True, PRECISION)
+            y = tl.load(grad_v + (first * N * H + h) * V + (row_u + of_slice), rows_v, 0.0)
+            db = tl.sum(y.to(tl.float32) * du.to(tl.float32), 0) / (b * b)
+            add_in_memory(grad_beta + first * (N * H), db, live, True)
             lacking = tl.sum((dx + own[None, :] * du.to(tl.float32)) * do.to(tl.float32), 0)
-            of_last = tile_mask(live & (step == N - 1), kk, K, BK)
-            dq = tl.load(grad_q + first * (H * K), of_last, 0.0).to(tl.float32)  # the query sees all its token's steps
-            dq += lacking[:, None] * k_c.to(tl.float32)
-            tl.store(grad_q + first * (H * K), dq.to(grad_q.dtype.element_ty), of_last)
-            leaving = u_c.to(tl.float32) + du.to(tl.float32)
+            of_last = tile_mask(live & (step == N - 1), kk, K, BK)  # the query sees all its token's steps
+            add_in_memory(grad_q + first * (H * K), lacking[:, None] * k_c.to(tl.float32), of_last, True)
+            leaving = u_c.to(tl.float32) + exact_du
             if HAS_DECAY:
                 q_c = tl.load(q + first * Q_STRIDE, rows_k, 0.0)
                 o = add_float_left_product(tl.zeros([BV, R], tl.float32), s, tl.trans(q_c), True, PRECISION)
@@ -144,49 +160,62 @@ def one_key_kernel(
                 o = add_float_right_product(o, u_c, seen, True, PRECISION)
                 o = add_float_right_product(o, du, seen, True, PRECISION)
                 dg = tl.where(step == 0, tl.sum(o * do.to(tl.float32), 0), 0.0)
-                y = tl.load(grad_v + (first * N * H + h) * V + (row_u + of_slice), rows_v, 0.0)
                 dg -= tl.sum(y.to(tl.float32) * (x + dx + du.to(tl.float32) / b[None, :]), 0)
                 s *= tl.exp2(g_end)
                 leaving *= tl.exp2(g_end - g)[None, :]
-                at_s = grad_states + (head * chunks + c) * (V * K) + of_state
-                ds = tl.load(at_s, tile_mask(vv < V, kk, K, BK), 0.0)
-                at_end = tl.sum(ds.to(tl.float32) * s) + tl.sum(product(ds, tl.trans(k_c), PRECISION) * leaving)
-                dg = at_end + tl.cumsum(dg, 0, reverse=True)
+                ds = load_grad_state(
+                    grad_states + (head * chunks + c) * (V * K) + of_state, grad_final + outside, square,
+                    of_slice < (chunks - 1 - c) * V, HAS_GRAD_FINAL,
+                )  # fmt: skip
+                # Made of the very numbers that other terms take away again, lest rounding be left where decay is fast.
+                ds_k = add_float_left_product(tl.zeros([BV, R], tl.float32), ds, tl.trans(k_c), True, PRECISION)
+                kept = (u_c.to(tl.float32) + du.to(tl.float32)) * tl.exp2(g_end - g)[None, :]
+                dg = tl.sum(ds * s) + tl.sum(ds_k * kept) + tl.cumsum(dg, 0, reverse=True)
                 of_first = live & (step == 0) & (HAS_INITIAL | (token + c > 0))
-                dg += tl.load(grad_log_decay + first * H, of_first & (start > 0), 0.0).to(tl.float32)
-                tl.store(grad_log_decay + first * H, dg.to(grad_log_decay.dtype.element_ty), of_first)
+                add_in_memory(grad_log_decay + first * H, dg, of_first, start > 0)
             s = add_float_left_product(s, leaving, k_c, True, PRECISION)
 
-        for c in tl.range(0, chunks if HAS_DECAY else 0, num_stages=1):
+        for c in tl.range(0, chunks, num_stages=1):
             first = head // H * T + c * TOKENS
             live = (token < T - c * TOKENS) & (step < N)
             rows_k = tile_mask(live, kk, K, BK)
             rows_v = live[None, :] & (vv < V)[:, None]
-            at_d = cumulated + (head * chunks + c) * TOKENS
-            g = tl.load(at_d + token)
-            at_s = grad_states + (head * chunks + c) * (V * K) + of_state
-            ds = tl.load(at_s, tile_mask(vv < V, kk, K, BK), 0.0)
+            g = tl.zeros([R], tl.float32)
+            g_end = 0.0
+            if HAS_DECAY:
+                at_d = cumulated + (head * chunks + c) * TOKENS
+                g_end = tl.load(at_d + (TOKENS - 1))
+                g = tl.load(at_d + token)
+            ds = load_grad_state(
+                grad_states + (head * chunks + c) * (V * K) + of_state, grad_final + outside, square,
+                of_slice < (chunks - 1 - c) * V, HAS_GRAD_FINAL,
+            )  # fmt: skip
             k_c = tl.load(k + first * K_STRIDE, rows_k, 0.0)
             q_c = tl.load(q + first * Q_STRIDE, rows_k, 0.0)
             y = tl.load(grad_v + (first * N * H + h) * V + (row_u + of_slice), rows_v, 0.0)
             do = tl.load(grad_output + first * O_STRIDE + h * V + (row_o + of_slice), rows_v, 0.0)
             b = tl.where(live, safe_beta(tl.load(beta + first * B_STRIDE, live, 0.0).to(tl.float32), SMALLEST), 1.0)
 
-            z = product(ds, tl.trans(k_c), PRECISION) * tl.exp2(tl.load(at_d + (TOKENS - 1)) - g)[None, :]
+            z = add_float_left_product(tl.zeros([BV, R], tl.float32), ds, tl.trans(k_c), True, PRECISION)
+            if HAS_DECAY:
+                z *= tl.exp2(g_end - g)[None, :]
             once = (token[:, None] >= token[None, :]) & (step == 0)[:, None]
             read = product(q_c, tl.trans(k_c), PRECISION) * causal_decay(g[:, None], g[None, :], once, HAS_DECAY)
             z = add_float_right_product(z, do, read, True, PRECISION)
             earlier, _ = products_of_keys(k_c, g, False, HAS_DECAY, PRECISION)
             earlier = -earlier
             z = add_float_right_product(z, y, earlier, True, PRECISION)
-            dy = (z - y.to(tl.float32) / b[None, :]).to(y.dtype)
-            w_t = load_unscaled_solve(w, head * chunks + c, R, y.dtype)
-            dy = product(dy, tl.trans(w_t), PRECISION).to(y.dtype)
-            z = add_float_right_product(z, dy, earlier, True, PRECISION)
-            v_c = tl.load(v + first * V_STRIDE + h * V + (row_v + of_slice), rows_v, 0.0)
+            rest = z - y.to(tl.float32) / b[None, :]
+            w_t = load_solve(w, head * chunks + c, r, r, R)
+            rows = tl.minimum(T - c * TOKENS, TOKENS) * N
+            at = head * chunks + c
+            dy = close_product_with_solve(rest, tl.trans(w_t), sums, kinds, at, live, rows, False, R, PRECISION)
+            z = add_float_right_product(z, dy.to(y.dtype), earlier, True, PRECISION)
             u_c = tl.load(u + (first * N * H + h) * V + (row_u + of_slice), rows_v, 0.0).to(tl.float32)
-            of_row = tl.sum(u_c * z + dy.to(tl.float32) * (v_c.to(tl.float32) - u_c / b[None, :]), 0)
-            dg = -tl.cumsum(of_row, 0, reverse=True)
-            of_first = live & (step == 0) & (HAS_INITIAL | (token + c > 0))
-            dg += tl.load(grad_log_decay + first * H, of_first, 0.0).to(tl.float32)
-            tl.store(grad_log_decay + first * H, dg.to(grad_log_decay.dtype.element_ty), of_first)
+            db = tl.sum(dy * u_c, 0) / (b * b)
+            add_in_memory(grad_beta + first * (N * H), db, live, True)
+            if HAS_DECAY:
+                v_c = tl.load(v + first * V_STRIDE + h * V + (row_v + of_slice), rows_v, 0.0)
+                dg = tl.sum(u_c * z + dy * (v_c.to(tl.float32) - u_c / b[None, :]), 0)
+                of_first = live & (step == 0) & (HAS_INITIAL | (token + c > 0))
+                add_in_memory(grad_log_decay + first * H, -tl.cumsum(dg, 0, reverse=True), of_first, True)
