@@ -42,6 +42,24 @@ SHORT = tl.constexpr(16)
 
 
 @triton.jit
+def load_rows(
+    beta, cumulated, series, c, T, token, step, B_STRIDE: tl.constexpr, N: tl.constexpr, TOKENS: tl.constexpr,
+    HAS_DECAY: tl.constexpr, SMALLEST: tl.constexpr,
+):  # fmt: skip
+    """Of a chunk its first token, the rows that are live and their number, log decays to rows and in all, and betas."""
+    first = series * T + c * TOKENS
+    left = T - c * TOKENS
+    live = (token < left) & (step < N)
+    g = tl.zeros(token.shape, tl.float32)
+    g_end = 0.0
+    if HAS_DECAY:
+        g_end = tl.load(cumulated + (TOKENS - 1))
+        g = tl.load(cumulated + token)
+    b = safe_beta(tl.load(beta + first * B_STRIDE, live, 0.0).to(tl.float32), SMALLEST)
+    return first, live, tl.minimum(left, TOKENS) * N, g, g_end, tl.where(live, b, 1.0)
+
+
+@triton.jit
 def products_of_keys(k_c, g, LATER: tl.constexpr, HAS_DECAY: tl.constexpr, PRECISION: tl.constexpr):
     """Gamma * K K^T from each row (or, where not LATER, the other way) to later columns, and each key's own."""
     i = tl.arange(0, k_c.shape[0])[:, None]
@@ -109,24 +127,20 @@ def refinement_kernel(
         row_v = (token * V_STRIDE + step * (H * V))[None, :]
         row_u = ((token * N + step) * (H * V))[None, :]
         row_o = (token * O_STRIDE)[None, :]
-        of_state = vv[:, None] * K + kk[None, :]
-        outside = head * (K * V) + (kk[None, :] * V + vv[:, None])
+        ends = grad_states + (of_slice * K + kk[None, :])
+        outside = head * (K * V) + (kk[None, :] * V + of_slice)
+        last = grad_final + outside
         square = tile_mask(vv < V, kk, K, BK)
         s = tl.zeros([BV, BK], tl.float32)
         if HAS_INITIAL:
             s += tl.load(initial_state + outside, square, 0.0).to(tl.float32)
         for c in tl.range(0, chunks, num_stages=1):
-            first = head // H * T + c * TOKENS
-            live = (token < T - c * TOKENS) & (step < N)
+            at = head * chunks + c
+            first, live, rows, g, g_end, b = load_rows(
+                beta, cumulated + at * TOKENS, head // H, c, T, token, step, B_STRIDE, N, TOKENS, HAS_DECAY, SMALLEST
+            )
             rows_k = tile_mask(live, kk, K, BK)
             rows_v = live[None, :] & (vv < V)[:, None]
-            g = tl.zeros([R], tl.float32)
-            g_end = 0.0
-            if HAS_DECAY:
-                at_d = cumulated + (head * chunks + c) * TOKENS
-                g_end = tl.load(at_d + (TOKENS - 1))
-                g = tl.load(at_d + token)
-            b = tl.where(live, safe_beta(tl.load(beta + first * B_STRIDE, live, 0.0).to(tl.float32), SMALLEST), 1.0)
             k_c = tl.load(k + first * K_STRIDE, rows_k, 0.0)
             u_c = tl.load(u + (first * N * H + h) * V + (row_u + of_slice), rows_v, 0.0)
             v_c = tl.load(v + first * V_STRIDE + h * V + (row_v + of_slice), rows_v, 0.0)
@@ -138,9 +152,7 @@ def refinement_kernel(
             later, own = products_of_keys(k_c, g, True, HAS_DECAY, PRECISION)
             x = add_float_right_product(x, u_c, later, True, PRECISION)
             rest = v_c.to(tl.float32) - u_c.to(tl.float32) / b[None, :] - x
-            w_c = load_solve(w, head * chunks + c, r, r, R)
-            rows = tl.minimum(T - c * TOKENS, TOKENS) * N
-            at = head * chunks + c
+            w_c = load_solve(w, at, r, r, R)
             exact_du = close_product_with_solve(rest, w_c, sums, kinds, at, live, rows, True, R, PRECISION)
             du = exact_du.to(u_c.dtype)
             dx = add_float_right_product(tl.zeros([BV, R], tl.float32), du, later, True, PRECISION)
@@ -163,10 +175,7 @@ def refinement_kernel(
                 dg -= tl.sum(y.to(tl.float32) * (x + dx + du.to(tl.float32) / b[None, :]), 0)
                 s *= tl.exp2(g_end)
                 leaving *= tl.exp2(g_end - g)[None, :]
-                ds = load_grad_state(
-                    grad_states + (head * chunks + c) * (V * K) + of_state, grad_final + outside, square,
-                    of_slice < (chunks - 1 - c) * V, HAS_GRAD_FINAL,
-                )  # fmt: skip
+                ds = load_grad_state(ends + at * (V * K), last, square, of_slice < (chunks - 1 - c) * V, HAS_GRAD_FINAL)
                 # Made of the very numbers that other terms take away again, lest rounding be left where decay is fast.
                 ds_k = add_float_left_product(tl.zeros([BV, R], tl.float32), ds, tl.trans(k_c), True, PRECISION)
                 kept = (u_c.to(tl.float32) + du.to(tl.float32)) * tl.exp2(g_end - g)[None, :]
@@ -176,25 +185,17 @@ def refinement_kernel(
             s = add_float_left_product(s, leaving, k_c, True, PRECISION)
 
         for c in tl.range(0, chunks, num_stages=1):
-            first = head // H * T + c * TOKENS
-            live = (token < T - c * TOKENS) & (step < N)
+            at = head * chunks + c
+            first, live, rows, g, g_end, b = load_rows(
+                beta, cumulated + at * TOKENS, head // H, c, T, token, step, B_STRIDE, N, TOKENS, HAS_DECAY, SMALLEST
+            )
             rows_k = tile_mask(live, kk, K, BK)
             rows_v = live[None, :] & (vv < V)[:, None]
-            g = tl.zeros([R], tl.float32)
-            g_end = 0.0
-            if HAS_DECAY:
-                at_d = cumulated + (head * chunks + c) * TOKENS
-                g_end = tl.load(at_d + (TOKENS - 1))
-                g = tl.load(at_d + token)
-            ds = load_grad_state(
-                grad_states + (head * chunks + c) * (V * K) + of_state, grad_final + outside, square,
-                of_slice < (chunks - 1 - c) * V, HAS_GRAD_FINAL,
-            )  # fmt: skip
+            ds = load_grad_state(ends + at * (V * K), last, square, of_slice < (chunks - 1 - c) * V, HAS_GRAD_FINAL)
             k_c = tl.load(k + first * K_STRIDE, rows_k, 0.0)
             q_c = tl.load(q + first * Q_STRIDE, rows_k, 0.0)
             y = tl.load(grad_v + (first * N * H + h) * V + (row_u + of_slice), rows_v, 0.0)
             do = tl.load(grad_output + first * O_STRIDE + h * V + (row_o + of_slice), rows_v, 0.0)
-            b = tl.where(live, safe_beta(tl.load(beta + first * B_STRIDE, live, 0.0).to(tl.float32), SMALLEST), 1.0)
 
             z = add_float_left_product(tl.zeros([BV, R], tl.float32), ds, tl.trans(k_c), True, PRECISION)
             if HAS_DECAY:
@@ -206,9 +207,7 @@ def refinement_kernel(
             earlier = -earlier
             z = add_float_right_product(z, y, earlier, True, PRECISION)
             rest = z - y.to(tl.float32) / b[None, :]
-            w_t = load_solve(w, head * chunks + c, r, r, R)
-            rows = tl.minimum(T - c * TOKENS, TOKENS) * N
-            at = head * chunks + c
+            w_t = load_solve(w, at, r, r, R)
             dy = close_product_with_solve(rest, tl.trans(w_t), sums, kinds, at, live, rows, False, R, PRECISION)
             z = add_float_right_product(z, dy.to(y.dtype), earlier, True, PRECISION)
             u_c = tl.load(u + (first * N * H + h) * V + (row_u + of_slice), rows_v, 0.0).to(tl.float32)

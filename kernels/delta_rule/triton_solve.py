@@ -165,9 +165,7 @@ def solve_kernel(
     G_STRIDE: tl.constexpr, H: tl.constexpr, N: tl.constexpr, K: tl.constexpr, BK: tl.constexpr, TOKENS: tl.constexpr,
     STEPS_PADDED: tl.constexpr, HAS_DECAY: tl.constexpr, SMALLEST: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """W and the cumulated log decay of one chunk and head, and its kind.
-
-    That is one where it reflects (its betas are near two), plus two where its keys are nearly one.
+    """W, cumulated log decay and kind of one chunk and head: one where it reflects, plus two if of nearly one key.
 
     W is made of 16 x 16 blocks; where a chunk has 32 rows or 64, inverses of two halves are joined.
     """
